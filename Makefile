@@ -43,7 +43,7 @@ lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv)
 	    --no-emit-index-url --no-emit-find-links "$$@" pyproject.toml -o requirements/$$name.txt; done
 
 proto: venv  ## generate trustfed/proto/*_pb2.py from the .proto files
-	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(wildcard trustfed/proto/*.proto)
+	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. $(wildcard trustfed/proto/*.proto)
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info
