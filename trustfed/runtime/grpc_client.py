@@ -1,0 +1,81 @@
+"""gRPC towards a server whose SPIFFE ID is checked on every connection before the first byte of a call leaves.
+
+TLS proves a path to the pool of anchors; `verify` decides who the peer is, from the chain that it sent. It runs inside
+the dial, so a connection to anybody else never becomes a channel.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryUnaryMethod
+from grpclib.config import Configuration
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.protocol import H2Protocol
+
+from trustfed.errors import Unavailable
+from trustfed.runtime.errors import from_grpc
+from trustfed.runtime.tls import peer_chain
+
+Verify = Callable[[tuple[bytes, ...]], None]
+"""Takes the peer's chain (DER, leaf first) and raises a TrustfedError unless it is the server that was meant."""
+
+Answer = TypeVar("Answer")
+_KEEPALIVE_SECONDS = 20.0
+_KEEPALIVE_TIMEOUT = 10.0
+
+
+class VerifiedChannel(Channel):
+    """A channel to HOST:PORT over mTLS whose server `verify` accepted."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, verify: Verify) -> None:
+        # A link that died without a word is noticed by pings, not by the next call's deadline.
+        config = Configuration(
+            _keepalive_time=_KEEPALIVE_SECONDS,
+            _keepalive_timeout=_KEEPALIVE_TIMEOUT,
+            _keepalive_permit_without_calls=True,
+            _http2_max_pings_without_data=0,
+            _http2_min_sent_ping_interval_without_data=5,
+        )
+        super().__init__(host, port, ssl=context, config=config)
+        self._verify = verify
+
+    async def _create_connection(self) -> H2Protocol:
+        protocol = await super()._create_connection()
+        try:
+            transport = protocol.connection._transport
+            self._verify(peer_chain(transport.get_extra_info("ssl_object")))
+        except BaseException:
+            protocol.connection.close()
+            raise
+        return protocol
+
+
+async def unary(channel: Channel, path: str, request: Any, answer: type[Answer], timeout: float) -> Answer:
+    """One call and its answer, in our errors; transport trouble and a passed deadline (seconds) are Unavailable."""
+    method: UnaryUnaryMethod[Any, Answer] = UnaryUnaryMethod(channel, path, type(request), answer)
+    async with _our_errors(path):
+        return await method(request, timeout=timeout)
+
+
+@asynccontextmanager
+async def stream(channel: Channel, path: str, request: type[Any], answer: type[Any]) -> AsyncIterator[Stream[Any, Any]]:
+    """A stream of both directions, in our errors, until the block ends."""
+    method: StreamStreamMethod[Any, Any] = StreamStreamMethod(channel, path, request, answer)
+    async with _our_errors(path), method.open() as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def _our_errors(path: str) -> AsyncIterator[None]:
+    try:
+        yield
+    except GRPCError as error:
+        raise from_grpc(error.status.value, error.message or "") from None
+    except TimeoutError:
+        raise Unavailable(f"{path} did not answer in time") from None
+    except (OSError, StreamTerminatedError, ssl.SSLError) as error:
+        raise Unavailable(f"{path} cannot be reached: {error}") from error
