@@ -1,0 +1,73 @@
+"""Canonical JSON: one value has one encoding (RFC 8785), for the types that have no second opinion.
+
+RFC 8785 leaves three places where implementations disagree, and each is closed by refusal: floats (their shortest
+decimal form), integers beyond ±(2^53 - 1) (I-JSON, RFC 7493 §2.2), and keys outside ASCII (sorted by UTF-16 code unit
+there, by code point here). What is left msgspec encodes with sorted keys, byte for byte as RFC 8785 does.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from trustfed.errors import Invalid
+
+MAX_INTEGER = (1 << 53) - 1
+MAX_DEPTH = 16
+
+_ENCODER = msgspec.json.Encoder(order="sorted")
+
+
+class _Refused(Exception):
+    """Carries the reason up while each level adds its step to the path."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.path: list[str] = []
+
+
+def encode(whole: object, part: object, what: str) -> bytes:
+    """Encode `whole`, whose only free-form part is `part`; Invalid names `what` and the path that has no such form."""
+    try:
+        _check(part, MAX_DEPTH)
+        return _ENCODER.encode(whole)
+    except _Refused as refused:
+        path = "body" + "".join(reversed(refused.path))
+        raise Invalid(f"{what}: {path} {refused.reason}") from None
+    except UnicodeEncodeError:
+        raise Invalid(f"{what}: a string holds a lone surrogate, which has no UTF-8 form") from None
+
+
+def _check(value: object, depth: int) -> None:
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return
+    if kind is int:
+        if not -MAX_INTEGER <= value <= MAX_INTEGER:  # type: ignore[operator]
+            raise _Refused("is an integer beyond 53 bits; write it as a string")
+        return
+    if depth == 0:
+        raise _Refused(f"is nested deeper than {MAX_DEPTH} levels")
+    if kind is dict:
+        _check_members(value, depth)  # type: ignore[arg-type]
+    elif kind is list:
+        for index, item in enumerate(value):  # type: ignore[arg-type, var-annotated]
+            try:
+                _check(item, depth - 1)
+            except _Refused as refused:
+                refused.path.append(f"[{index}]")
+                raise
+    else:
+        raise _Refused(f"is of type {kind.__name__}; only str, int, bool, None, list and dict are recorded")
+
+
+def _check_members(value: dict[object, object], depth: int) -> None:
+    for key, item in value.items():
+        if type(key) is not str or not key.isascii():
+            raise _Refused(f"has the key {key!r:.80}; keys are ASCII strings")
+        # Most members are short scalars: a look at the type spares them a call each.
+        if type(item) is not str:
+            try:
+                _check(item, depth - 1)
+            except _Refused as refused:
+                refused.path.append(f".{key}")
+                raise
