@@ -1,0 +1,68 @@
+"""Keys that end with the process, for tests and trials.
+
+Trust: nothing is kept, so nothing can be stolen later; a restart loses every key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+    generate_private_key,
+)
+
+from ca.keys.digests import digests_of, sign_digests
+from ca.keys.port import EC_P256, check_kind, check_messages, check_name
+from trustfed.errors import Conflict, NotFound
+
+TURN = 20  # signatures made before other coroutines get a turn: half a millisecond
+
+
+class MemoryKeys:
+    """A KeyStore in this process's memory."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, EllipticCurvePrivateKey] = {}
+
+    async def create(self, name: str, kind: str = EC_P256) -> EllipticCurvePublicKey:
+        """See KeyStore."""
+        check_name(name)
+        check_kind(kind)
+        if name in self._keys:
+            raise Conflict(f"key {name} exists already", hint="choose another name, or destroy it first")
+        self._keys[name] = generate_private_key(SECP256R1())
+        return self._keys[name].public_key()
+
+    async def public_key(self, name: str) -> EllipticCurvePublicKey:
+        """See KeyStore."""
+        return self._key(name).public_key()
+
+    async def sign(self, name: str, messages: Sequence[bytes]) -> list[bytes]:
+        """See KeyStore."""
+        check_messages(messages)
+        return await sign_in_turns(self._key(name), messages)
+
+    async def destroy(self, name: str) -> None:
+        """See KeyStore."""
+        check_name(name)
+        self._keys.pop(name, None)
+
+    def _key(self, name: str) -> EllipticCurvePrivateKey:
+        check_name(name)
+        if name not in self._keys:
+            raise NotFound(f"key {name} does not exist")
+        return self._keys[name]
+
+
+async def sign_in_turns(key: EllipticCurvePrivateKey, messages: Sequence[bytes]) -> list[bytes]:
+    """Sign in this process, giving way to other coroutines between every `TURN` messages."""
+    signatures: list[bytes] = []
+    for start in range(0, len(messages), TURN):
+        if start:
+            await asyncio.sleep(0)
+        signatures += sign_digests(key, digests_of(messages[start : start + TURN]))
+    return signatures
