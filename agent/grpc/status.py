@@ -1,0 +1,88 @@
+"""gRPC status codes, and how an exception becomes one.
+
+Source: the gRPC core concepts (status codes) and "gRPC over HTTP/2" (percent-encoded `grpc-message`).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from enum import IntEnum
+
+from trustfed.errors import Conflict, Denied, Invalid, NotFound, TrustfedError, Unavailable
+
+LOGGER = logging.getLogger("trustfed.agent.grpc")
+MESSAGE_LIMIT = 1024
+"""Bytes of `grpc-message` before encoding: the header list of most clients is bounded at 8 KiB."""
+
+
+class Code(IntEnum):
+    """The sixteen refusals of gRPC, and OK."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class Refused(Exception):
+    """A call ends with this status; for what the five `trustfed.errors` do not say."""
+
+    def __init__(self, code: Code, message: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+_CODES: dict[type[TrustfedError], Code] = {
+    Invalid: Code.INVALID_ARGUMENT,
+    Denied: Code.PERMISSION_DENIED,
+    NotFound: Code.NOT_FOUND,
+    Conflict: Code.FAILED_PRECONDITION,
+    Unavailable: Code.UNAVAILABLE,
+}
+
+
+def _random_id() -> str:
+    return secrets.token_hex(8)
+
+
+def of(error: BaseException, path: str, new_id: Callable[[], str] = _random_id) -> tuple[Code, str]:
+    """Say `error` as a status; what nobody foresaw is INTERNAL with an opaque id that only the log explains."""
+    if isinstance(error, Refused):
+        return error.code, error.message
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return code, f"{error.message} ({error.hint})" if error.hint else error.message
+    identifier = new_id()
+    LOGGER.error("internal error %s in %s", identifier, path, exc_info=error)
+    return Code.INTERNAL, f"internal error {identifier}"
+
+
+def percent_encode(message: str) -> bytes:
+    """Encode `message` as the value of `grpc-message`: printable ASCII but `%` stays, all else is %XX of its UTF-8."""
+    raw = message.encode("utf-8", "replace")[:MESSAGE_LIMIT]
+    raw = raw.decode("utf-8", "ignore").encode()  # never half a character
+    spaces = len(raw) - len(raw.strip(b" "))
+    if not spaces and all(0x20 <= byte <= 0x7E and byte != 0x25 for byte in raw):
+        return raw
+    # A field value may not begin or end with a space (RFC 9113 §8.2.1), so spaces at the rims are encoded too.
+    first, last = len(raw) - len(raw.lstrip(b" ")), len(raw.rstrip(b" "))
+    return b"".join(
+        bytes((byte,)) if 0x20 <= byte <= 0x7E and byte != 0x25 and first <= at < last else b"%%%02X" % byte
+        for at, byte in enumerate(raw)
+    )
