@@ -1,0 +1,1 @@
+"""Publishes the federation's bundles for readers that only poll: documents, targets, and the loop between them."""

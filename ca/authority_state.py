@@ -1,13 +1,14 @@
-"""The words of an authority's life cycle: its states, who consumes the bundle, the policy, and the steps to take."""
+"""The words of an authority's life cycle: states, consumers, policy, steps, and what each step changes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from trustfed.errors import Invalid
+from trustfed.errors import Conflict, Invalid, NotFound
 
 
 class Status(StrEnum):
@@ -155,3 +156,40 @@ class RemoveTainted:
 
 
 Step = Prepare | Activate | Retire | Reissue | Remove | RemoveTainted
+
+
+def applied(authorities: Sequence[AuthorityState], step: Step, now: datetime) -> tuple[AuthorityState, ...]:
+    """The states after `step` (Prepare changes none: it needs a new key). Raises NotFound for an unknown authority.
+
+    Raises Conflict when the step does not fit: only a prepared authority is activated, and nothing comes back.
+    """
+    if isinstance(step, Prepare):
+        return tuple(authorities)
+    if all(authority.id != step.authority for authority in authorities):
+        raise NotFound(f"authority {step.authority} is not known", hint="trustfed authority list")
+    return tuple(_after(authority, step, now) for authority in authorities)
+
+
+def _after(authority: AuthorityState, step: Step, now: datetime) -> AuthorityState:
+    if isinstance(step, Prepare):
+        return authority
+    if authority.id != step.authority:
+        supplanted = isinstance(step, Activate) and authority.kind is step.kind and authority.status is Status.ACTIVE
+        return replace(authority, status=Status.RETIRING, replace=False) if supplanted else authority
+    if isinstance(step, Activate):
+        _fits(authority, step, Status.PREPARED)
+        return replace(authority, status=Status.ACTIVE, activated_at=now)
+    if isinstance(step, Retire):
+        _fits(authority, step, Status.ACTIVE)
+        return replace(authority, status=Status.RETIRING, replace=False)
+    if isinstance(step, Reissue):
+        _fits(authority, step, Status.RETIRING)
+        return replace(authority, reissue_at=now)
+    _fits(authority, step, Status.PREPARED, Status.ACTIVE, Status.RETIRING)
+    return replace(authority, status=Status.REMOVED)
+
+
+def _fits(authority: AuthorityState, step: Step, *statuses: Status) -> None:
+    if authority.status not in statuses:
+        verb = type(step).__name__.lower()
+        raise Conflict(f"authority {authority.id} is {authority.status}: {verb} does not fit", hint="look again")

@@ -18,7 +18,6 @@ The rules, numbered as in the code (each kind of authority by itself):
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from ca.authority_state import (
@@ -35,8 +34,8 @@ from ca.authority_state import (
     Retire,
     Status,
     Step,
+    applied,
 )
-from trustfed.errors import Conflict, NotFound
 
 __all__ = [
     "Activate",
@@ -91,18 +90,6 @@ def next_due(
             if consumer.last_push_at is not None:
                 moments.append(consumer.last_push_at + policy.poll_wait)
     return min((moment for moment in moments if moment > now), default=None)
-
-
-def applied(authorities: Sequence[AuthorityState], step: Step, now: datetime) -> tuple[AuthorityState, ...]:
-    """The states after `step` (Prepare changes none: it needs a new key). Raises NotFound for an unknown authority.
-
-    Raises Conflict when the step does not fit: only a prepared authority is activated, and nothing comes back.
-    """
-    if isinstance(step, Prepare):
-        return tuple(authorities)
-    if all(authority.id != step.authority for authority in authorities):
-        raise NotFound(f"authority {step.authority} is not known", hint="trustfed authority list")
-    return tuple(_after(authority, step, now) for authority in authorities)
 
 
 def signer(authorities: Sequence[AuthorityState], kind: Kind, now: datetime) -> AuthorityState | None:
@@ -247,31 +234,6 @@ def _taint(
     if now < authority.reissue_at + policy.reissue_window:
         return None
     return RemoveTainted(authority.id, missing, "the time to reissue is over")
-
-
-def _after(authority: AuthorityState, step: Step, now: datetime) -> AuthorityState:
-    if isinstance(step, Prepare):
-        return authority
-    if authority.id != step.authority:
-        supplanted = isinstance(step, Activate) and authority.kind is step.kind and authority.status is Status.ACTIVE
-        return replace(authority, status=Status.RETIRING, replace=False) if supplanted else authority
-    if isinstance(step, Activate):
-        _fits(authority, step, Status.PREPARED)
-        return replace(authority, status=Status.ACTIVE, activated_at=now)
-    if isinstance(step, Retire):
-        _fits(authority, step, Status.ACTIVE)
-        return replace(authority, status=Status.RETIRING, replace=False)
-    if isinstance(step, Reissue):
-        _fits(authority, step, Status.RETIRING)
-        return replace(authority, reissue_at=now)
-    _fits(authority, step, Status.PREPARED, Status.ACTIVE, Status.RETIRING)
-    return replace(authority, status=Status.REMOVED)
-
-
-def _fits(authority: AuthorityState, step: Step, *statuses: Status) -> None:
-    if authority.status not in statuses:
-        verb = type(step).__name__.lower()
-        raise Conflict(f"authority {authority.id} is {authority.status}: {verb} does not fit", hint="look again")
 
 
 def _activation(authority: AuthorityState) -> datetime:

@@ -1,0 +1,1 @@
+"""Where documents are published: one port, one file per kind of place."""

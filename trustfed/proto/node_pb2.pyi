@@ -272,7 +272,7 @@ class Entry(_message.Message):
     HINT_FIELD_NUMBER: _builtins.int
     ADMIN_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
-    REVISION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     spiffe_id: _builtins.str
     x509_ttl_seconds: _builtins.int
@@ -281,8 +281,8 @@ class Entry(_message.Message):
     admin: _builtins.bool
     expires_at_ms: _builtins.int
     """0: never"""
-    revision: _builtins.int
-    """cluster position of its last change"""
+    created_at_ms: _builtins.int
+    """orders the identities of a workload"""
     @_builtins.property
     def selectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"type:value", all must match"""
@@ -306,11 +306,11 @@ class Entry(_message.Message):
         hint: _builtins.str = ...,
         admin: _builtins.bool = ...,
         expires_at_ms: _builtins.int = ...,
-        revision: _builtins.int = ...,
+        created_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin", b"admin", "dns_names", b"dns_names", "expires_at_ms", b"expires_at_ms", "federates_with", b"federates_with", "hint", b"hint", "id", b"id", "jwt_ttl_seconds", b"jwt_ttl_seconds", "revision", b"revision", "selectors", b"selectors", "spiffe_id", b"spiffe_id", "x509_ttl_seconds", b"x509_ttl_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin", b"admin", "created_at_ms", b"created_at_ms", "dns_names", b"dns_names", "expires_at_ms", b"expires_at_ms", "federates_with", b"federates_with", "hint", b"hint", "id", b"id", "jwt_ttl_seconds", b"jwt_ttl_seconds", "selectors", b"selectors", "spiffe_id", b"spiffe_id", "x509_ttl_seconds", b"x509_ttl_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

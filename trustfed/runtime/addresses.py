@@ -13,3 +13,12 @@ def split(address: str) -> tuple[str, int]:
     if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
         raise Invalid(f"{address[:80]!r} is not HOST:PORT", hint="an IPv6 address stands in brackets")
     return host.strip("[]"), int(port)
+
+
+def split_url(url: str) -> tuple[str, int]:
+    """Host and port of https://HOST[:PORT]; 443 if it names none. Raises Invalid."""
+    rest = url.removeprefix("https://").rstrip("/")
+    if rest == url.rstrip("/"):
+        raise Invalid(f"{url[:80]!r} is not https://HOST or https://HOST:PORT")
+    named = rest.rpartition(":")[2].isdigit() and not rest.endswith("]")
+    return split(rest if named else f"{rest}:443")

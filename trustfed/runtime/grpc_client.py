@@ -6,6 +6,7 @@ the dial, so a connection to anybody else never becomes a channel.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -62,11 +63,30 @@ async def unary(channel: Channel, path: str, request: Any, answer: type[Answer],
 
 
 @asynccontextmanager
-async def stream(channel: Channel, path: str, request: type[Any], answer: type[Any]) -> AsyncIterator[Stream[Any, Any]]:
-    """A stream of both directions, in our errors, until the block ends."""
+async def stream(
+    channel: Channel, path: str, request: type[Any], answer: type[Any]
+) -> AsyncIterator[Stream[Any, Any]]:
+    """A stream of both directions, in our errors, until the block ends; take messages with `receive`."""
     method: StreamStreamMethod[Any, Any] = StreamStreamMethod(channel, path, request, answer)
     async with _our_errors(path), method.open() as opened:
         yield opened
+        await opened.cancel()
+
+
+async def receive(opened: Stream[Any, Any], seconds: float | None, path: str) -> Any:
+    """The next message of an open `stream`. Unavailable when the server is silent, or ended without an error.
+
+    How the server ended it is raised by the `stream` block, which must therefore see this call's errors.
+    """
+    try:
+        message = await asyncio.wait_for(opened.recv_message(), seconds)
+    except TimeoutError:
+        raise Unavailable(f"{path} was silent for {seconds:.0f} s") from None
+    if message is None:
+        await opened.end()
+        await opened.recv_trailing_metadata()  # raises the status, unless it was OK
+        raise Unavailable(f"{path} was closed by the server")
+    return message
 
 
 @asynccontextmanager

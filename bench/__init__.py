@@ -1,0 +1,1 @@
+"""`make bench`: speed and memory of trustfed, and of SPIRE beside it."""

@@ -1,0 +1,88 @@
+"""Who may use the HTTPS API: bearer tokens with one of four roles, kept as hashes.
+
+    trustfed-api-<id>-<base64url of 32 random bytes>
+
+SHA-256 is right for the hash: 256 random bits cannot be guessed, so there is nothing a slow hash would slow.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from trustfed.errors import Conflict, Denied, Invalid, NotFound
+from trustfed.hub.events import ApiTokenIssued, ApiTokenRevoked, HubEvent
+from trustfed.hub.state import HubState
+from trustfed.runtime.timestamps import to_ms
+from trustfed.spiffe.ids import shown
+
+ROLES = ("viewer", "auditor", "operator", "admin")
+MAX_TOKENS = 1_000
+MAX_LIFE = timedelta(days=366)
+
+_NAME = re.compile(r"[a-zA-Z0-9._@-]{1,64}")
+_TOKEN = re.compile(r"trustfed-api-([0-9a-f]{16})-([A-Za-z0-9_-]{43})")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: an opaque actor for the journal, and the role that limits what may be asked."""
+
+    actor: str
+    role: str
+
+    def must_be(self, role: str) -> None:
+        """Denied unless this caller's role is `role` or above."""
+        if ROLES.index(self.role) < ROLES.index(role):
+            raise Denied(f"this needs the role {role}; {self.actor} is {self.role}")
+
+
+def new_token(randomness: Callable[[int], bytes]) -> tuple[str, str, str]:
+    """(id, the token's text, its hash): the text is shown once and kept nowhere."""
+    token_id, secret = randomness(8).hex(), randomness(32)
+    text = f"trustfed-api-{token_id}-{base64.urlsafe_b64encode(secret).decode().rstrip('=')}"
+    return token_id, text, _hash(text)
+
+
+def issue(
+    state: HubState, token_id: str, token_hash: str, *, name: str, role: str, life: timedelta, now: datetime
+) -> list[HubEvent]:
+    """Let a bearer in under `name` with `role` for `life` (at most a year)."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(f"token name {shown(name)} is not 1 to 64 of letters, digits, '.', '_', '@' and '-'")
+    if role not in ROLES:
+        raise Invalid(f"role {shown(role)} is unknown", hint=f"one of: {', '.join(ROLES)}")
+    if not timedelta(0) < life <= MAX_LIFE:
+        raise Invalid("a token lives for more than nothing and at most 366 days", hint="choose another --ttl")
+    if len(state.tokens) >= MAX_TOKENS:
+        raise Conflict(f"this hub has given out {MAX_TOKENS} tokens, and gives no more")
+    return [ApiTokenIssued(token_id, name, role, token_hash, to_ms(now + life))]
+
+
+def revoke(state: HubState, token_id: str) -> list[HubEvent]:
+    """Close the door to one bearer; twice is no error."""
+    token = state.tokens.get(token_id)
+    if token is None:
+        raise NotFound(f"no token has the id {shown(token_id)}", hint="GET /tokens lists them")
+    return [] if token.revoked else [ApiTokenRevoked(token_id)]
+
+
+def caller(state: HubState, authorization: str | None, now: datetime) -> Caller | None:
+    """Who a bearer is; None for no token, an unknown, expired or revoked one: the door tells none of these apart."""
+    scheme, _, text = (authorization or "").partition(" ")
+    match = _TOKEN.fullmatch(text.strip()) if scheme.lower() == "bearer" and len(text) < 256 else None
+    token = state.tokens.get(match[1]) if match else None
+    if token is None or not hmac.compare_digest(token.token_hash, _hash(text.strip())):
+        return None
+    if token.revoked or token.expires_ms <= to_ms(now):
+        return None
+    return Caller(f"token:{token.id}", token.role)
+
+
+def _hash(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,285 @@
+"""The hub, built from its configuration: the only place here that knows every part.
+
+init(config)         once: keys, root, root set version 1, the hub's own authority, and the first events
+serve(config, stop)  the process: fold, doors, chores, publisher; returns when `stop` is set
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from typing import Any
+
+from bundle_publisher.publish import Publisher
+from bundle_publisher.targets.directory import DirectoryTarget
+from ca.keys.open import close_keys, open_keys
+from ca.keys.port import KeyStore
+from trustfed.errors import Conflict
+from trustfed.federation.enrolment import MAX_REQUEST
+from trustfed.federation.roots import RootSet
+from trustfed.hub import roots
+from trustfed.hub.api import Parts
+from trustfed.hub.chores import CONCERNS, Chores
+from trustfed.hub.clusters_door import ClustersDoor
+from trustfed.hub.config import HubConfig, WebConfig
+from trustfed.hub.doors import HttpDoor
+from trustfed.hub.events import SCHEMA, HubCreated, RootCreated, RootPrepared, RootRetired, codec
+from trustfed.hub.identity import Identity, IdentityPolicy, Present
+from trustfed.hub.operations import Operations
+from trustfed.hub.peers import Peers
+from trustfed.hub.public import admin_app, https_app
+from trustfed.hub.publication import Publication
+from trustfed.hub.record import LedgerRecorder
+from trustfed.hub.relay import Relay
+from trustfed.hub.rpc import Federation
+from trustfed.hub.signing import RootPolicy, RootSigner, current_root_set
+from trustfed.hub.state import HubState, apply
+from trustfed.journal.fold import Fold
+from trustfed.journal.sqlite import Store, open_store
+from trustfed.journal.table import decode_state, encode_state
+from trustfed.runtime import logs
+from trustfed.runtime.clock import Clock, SystemClock
+from trustfed.runtime.files import private_directory
+from trustfed.runtime.metrics import Registry
+from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix
+from trustfed.runtime.tls import ReloadingContext
+
+WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 (compared with, not bound to)
+
+_log = logs.get("hub")
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What both commands stand on: the fold over an open store, the keys, and what signs with them."""
+
+    store: Store
+    fold: Fold[HubState]
+    keys: KeyStore
+    signer: RootSigner
+    identity: Identity
+
+
+async def init(config: HubConfig, *, clock: Clock | None = None) -> RootSet:
+    """Set the hub up: its root, its own authority, its first events. Conflict when it was set up before."""
+    now = (clock or SystemClock()).now()
+    async with _ground(config) as ground:
+        state = ground.fold.state
+        if state.position:
+            raise Conflict(f"{config.data_dir} holds a hub already", hint="trustfed hub serve")
+        created = HubCreated(os.urandom(16).hex(), config.trust_domain.name)
+        root: RootCreated = await ground.signer.first(config.trust_domain, now)
+        begun = apply(apply(state, created), root)
+        authority = await ground.identity.new_authority(config.trust_domain, ground.signer, begun, now)
+        await ground.fold.execute(
+            lambda state: roots.create(state, created, root, authority),
+            command_id=created.instance,
+            actor=f"uid:{os.getuid()}",
+            reason="trustfed hub init",
+            now=now,
+        )
+        return current_root_set(ground.fold.state, now)
+
+
+async def serve(config: HubConfig, stop: asyncio.Event | None = None, *, clock: Clock | None = None) -> None:
+    """Serve until `stop` is set. Conflict when it was not set up, or another process has its data directory."""
+    stop, clock = stop or asyncio.Event(), clock or SystemClock()
+    async with _ground(config) as ground:
+        state = ground.fold.state
+        if not state.position:
+            raise Conflict(f"{config.data_dir} holds no hub yet", hint="trustfed hub init")
+        if state.trust_domain != config.trust_domain.name:
+            raise Conflict(
+                f"{config.data_dir} belongs to the hub of {state.trust_domain}, not of {config.trust_domain}",
+                hint="correct trust_domain or data_dir",
+            )
+        await _Hub(config, ground, clock).serve(stop)
+
+
+class _Hub:
+    """The serving process."""
+
+    def __init__(self, config: HubConfig, ground: _Ground, clock: Clock) -> None:
+        self._config, self._ground, self._clock = config, ground, clock
+        self._ready = False
+        self._started: datetime = clock.now()
+        self._relay = Relay()
+        self._https_tls: ReloadingContext | None = None
+        directory = config.publication.directory
+        target = DirectoryTarget(directory) if directory else None
+        self._publisher = Publisher(target, clock, random.SystemRandom().random) if target else None
+        self._publication = Publication(self._publisher)
+        self._chores = Chores(ground.fold, ground.signer, ground.identity, clock, os.urandom, self._renewed)
+        self._clusters = ClustersDoor()
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Open the doors, follow the journal, and close in reverse."""
+        fold, config = self._ground.fold, self._config
+        position = fold.position
+        await self._chores.do()
+        self._publication.start(fold.state)
+        https = listen_tcp(config.https.listen)
+        admin = listen_unix(config.admin_path)
+        addresses = {
+            "grpc": self._advertised(config.grpc.advertise, self._clusters.bind(config.grpc.listen)),
+            "https": self._advertised(config.https.advertise, address_of(https)),
+            "admin_socket": str(config.admin_path),
+        }
+        operations = Operations(fold, self._ground.signer, self._clock, os.urandom, addresses["https"])
+        parts = Parts(
+            operations=operations,
+            relay=self._relay,
+            publication=self._publication,
+            journal=self._ground.store.journal,
+            metrics=self._metrics(),
+            addresses=addresses,
+            started=self._started,
+            software=_software(),
+            svid_not_after=lambda: self._ground.identity.present.not_after,
+        )
+        peers = Peers(lambda: fold.state)
+        self._clusters.add(Federation(operations, self._relay, peers, self._clock, _software()).handlers())
+        public = https_app(parts, config.policy.intermediate_ttl, lambda: self._ready)
+        larger = {"/v1/enrol": MAX_REQUEST, "/v1/resign": MAX_REQUEST}
+        self._https_tls = ReloadingContext(self._ground.identity.present.keypair, (), client="none")
+        doors = [
+            HttpDoor(public, https, tls=self._https_tls.context, larger=larger),
+            HttpDoor(admin_app(parts, lambda: self._ready), admin),
+        ]
+        if config.web:
+            web = listen_tcp(config.web.listen)
+            addresses["web"] = address_of(web)
+            doors.append(HttpDoor(public, web, tls=_web_context(config.web), larger=larger))
+        async with contextlib.AsyncExitStack() as closing:
+            for door in doors:
+                await door.open()
+                closing.push_async_callback(door.close)
+            await self._clusters.open()
+            closing.push_async_callback(self._clusters.close)
+            for name, address in addresses.items():
+                _log.info("listening", door=name, address=address)
+            self._ready = True
+            _log.info("ready", trust_domain=config.trust_domain.name, position=fold.position)
+            await self._until(stop, position)
+            self._ready = False
+
+    async def _until(self, stop: asyncio.Event, position: int) -> None:
+        """Run what runs beside the doors, until `stop` is set or one of it fails."""
+        work: list[Coroutine[Any, Any, Any]] = [stop.wait(), self._follow(position), self._chores.run()]
+        if self._publisher:
+            work.append(self._publisher.run())
+        tasks = [asyncio.create_task(one) for one in work]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self, position: int) -> None:
+        """Tell every part what the journal says."""
+        fold = self._ground.fold
+        async for at, event in fold.subscribe(position):
+            state = fold.state
+            self._relay.on_event(at, event, state)
+            self._publication.on_event(event, state)
+            if isinstance(event, RootPrepared | RootRetired):
+                self._present()
+            if isinstance(event, CONCERNS):
+                self._chores.news.set()
+
+    def _renewed(self, present: Present) -> None:
+        if self._https_tls:
+            self._https_tls.replace(keypair=present.keypair)
+        self._present()
+
+    def _present(self) -> None:
+        certificates = [root.certificate for root in self._ground.fold.state.trusted_roots]
+        self._clusters.present(self._ground.identity.present.keypair, certificates)
+
+    def _advertised(self, configured: str, bound: str) -> str:
+        """What others are told: as configured, or as bound; for a wildcard the first DNS name."""
+        host, _, port = bound.rpartition(":")
+        return configured or (f"{self._config.dns_names[0]}:{port}" if host in WILDCARDS else bound)
+
+    def _svid_end(self) -> float:
+        return self._ground.identity.present.not_after.timestamp()
+
+    def _metrics(self) -> Registry:
+        registry, fold = Registry(), self._ground.fold
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "hub_journal_position": ("Events folded.", lambda: fold.position),
+            "hub_clusters_connected": ("Clusters with an open stream.", self._relay.connected),
+            "hub_domains_enrolled": ("Trust domains that take part.", lambda: _enrolled(fold.state)),
+            "hub_publication_waiting": (
+                "Documents of which a newer version waits.",
+                lambda: sum(1 for status in self._publication.status() if status.wanted),
+            ),
+            "hub_svid_not_after_seconds": (
+                "End of the hub's own SVID, Unix seconds.",
+                self._svid_end,
+            ),
+        }
+        for name, (help_text, read) in gauges.items():
+            registry.gauge(name, help_text).read(read)
+        return registry
+
+
+@contextlib.asynccontextmanager
+async def _ground(config: HubConfig) -> AsyncIterator[_Ground]:
+    policy = config.policy
+    private_directory(config.data_dir)
+    store = await asyncio.to_thread(open_store, config.store_directory)
+    async with contextlib.AsyncExitStack() as closing:
+        closing.push_async_callback(store.close)
+        fold = Fold(
+            store.journal,
+            store.snapshots,
+            HubState(),
+            apply,
+            codec(),
+            encode_state,
+            lambda data: decode_state(data, HubState),
+            SCHEMA,
+        )
+        await fold.start()
+        closing.push_async_callback(fold.close)
+        keys = open_keys(config.key_store)
+        closing.push_async_callback(close_keys, keys)
+        recorder = LedgerRecorder(store.ledger)
+        root_policy = RootPolicy(policy.root_ttl, policy.intermediate_ttl, config.publication.crl_url)
+        identity_policy = IdentityPolicy(config.dns_names, policy.hub_svid_ttl, policy.hub_authority_ttl)
+        yield _Ground(
+            store=store,
+            fold=fold,
+            keys=keys,
+            signer=RootSigner(keys, recorder, root_policy, os.urandom),
+            identity=Identity(keys, recorder, identity_policy, os.urandom),
+        )
+
+
+def _web_context(config: WebConfig) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(config.certificate_file, config.key_file.path)
+    return context
+
+
+def _enrolled(state: HubState) -> int:
+    return sum(1 for domain in state.domains.values() if domain.status == "enrolled")
+
+
+def _software() -> str:
+    try:
+        return f"trustfed/{metadata.version('trustfed')}"
+    except metadata.PackageNotFoundError:
+        return "trustfed"

@@ -1,0 +1,147 @@
+"""The hub's configuration: one TOML file, read by trustfed.runtime.config.
+
+trust_domain = "trustfed-hub.example"
+data_dir = "hub"                       # journal, ledger; keys too, unless [keys] says otherwise
+admin_socket = "hub/admin.sock"        # may be left out: DATA_DIR/admin.sock
+dns_names = ["hub.example"]            # what clusters and browsers reach the doors by; into the hub's certificate
+
+[grpc]
+listen = "0.0.0.0:8443"
+advertise = "hub.example:8443"         # may be left out: listen
+[https]
+listen = "0.0.0.0:9443"
+advertise = "hub.example:9443"
+certificate_file = "web.pem"           # both or none: a Web PKI certificate instead of the hub's SVID
+key_file = "web.key"
+[keys]                                 # ca.keys.open.KeysConfig
+store = "file"
+[publication]
+directory = "public"                   # may be left out: only the HTTPS endpoint
+crl_url = "https://hub.example:9443/crl"  # may be left out: certificates then name no CRL
+[policy]
+root_ttl = "3650d"
+intermediate_ttl = "7d"
+hub_authority_ttl = "30d"
+hub_svid_ttl = "1h"
+[log]
+level = "info"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from ca.keys.open import KeysConfig
+from ca.profiles import INTERMEDIATE, ROOT, SYSTEM_SVID
+from trustfed.errors import Invalid
+from trustfed.hub.domains import check_suffixes
+from trustfed.runtime.config import SecretFile
+from trustfed.spiffe.ids import TrustDomain
+
+
+@dataclass(frozen=True)
+class GrpcConfig:
+    """The clusters' door, HOST:PORT; port 0 lets the system choose."""
+
+    listen: str = "127.0.0.1:8443"
+    advertise: str = ""
+
+
+@dataclass(frozen=True)
+class HttpsConfig:
+    """The door for enrolment, the API and plain readers, HOST:PORT; its certificate is the hub's SVID."""
+
+    listen: str = "127.0.0.1:9443"
+    advertise: str = ""
+
+
+@dataclass(frozen=True)
+class WebConfig:
+    """The same door once more, with a Web PKI certificate; it is read when the hub starts."""
+
+    listen: str
+    certificate_file: Path
+    key_file: SecretFile
+
+
+@dataclass(frozen=True)
+class PublicationConfig:
+    """Where bundles are published for plain readers, beside the HTTPS endpoint."""
+
+    directory: Path | None = None
+    crl_url: str = ""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """How long what the hub signs lives."""
+
+    root_ttl: timedelta = ROOT.default_lifetime
+    # Longer than any authority that clusters are meant to have (72 hours by default): the shorter of both counts.
+    intermediate_ttl: timedelta = timedelta(days=7)
+    hub_authority_ttl: timedelta = timedelta(days=30)
+    hub_svid_ttl: timedelta = timedelta(hours=1)
+
+    def __post_init__(self) -> None:
+        for name, most in (
+            ("root_ttl", ROOT.max_lifetime),
+            ("intermediate_ttl", INTERMEDIATE.max_lifetime),
+            ("hub_authority_ttl", INTERMEDIATE.max_lifetime),
+            ("hub_svid_ttl", SYSTEM_SVID.max_lifetime),
+        ):
+            value = getattr(self, name)
+            if not timedelta(seconds=2) <= value <= most:
+                raise Invalid(f"[policy] {name} is out of range", hint=f"from 2s to {most.days}d")
+        if self.hub_svid_ttl * 2 > self.hub_authority_ttl:
+            raise Invalid("[policy] hub_authority_ttl is shorter than two hub_svid_ttl")
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is logged."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """Everything the hub process is told."""
+
+    trust_domain: TrustDomain
+    data_dir: Path
+    dns_names: tuple[str, ...] = ("localhost",)
+    admin_socket: Path | None = None
+    grpc: GrpcConfig = field(default_factory=GrpcConfig)
+    https: HttpsConfig = field(default_factory=HttpsConfig)
+    web: WebConfig | None = None
+    keys: KeysConfig = field(default_factory=KeysConfig)
+    publication: PublicationConfig = field(default_factory=PublicationConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        if not self.dns_names:
+            raise Invalid("dns_names is empty: clients that check host names could not reach the hub")
+        check_suffixes(self.dns_names)
+        if len(self.trust_domain.name) > 40:
+            raise Invalid(f"trust_domain {self.trust_domain} is too long for the roots' names", hint="40 at most")
+
+    @property
+    def store_directory(self) -> Path:
+        """Journal and ledger."""
+        return self.data_dir / "store"
+
+    @property
+    def admin_path(self) -> Path:
+        """The admin socket."""
+        return self.admin_socket or self.data_dir / "admin.sock"
+
+    @property
+    def key_store(self) -> KeysConfig:
+        """The key store, in the data directory unless the file says otherwise."""
+        if self.keys.store == "file" and self.keys.directory is None:
+            return replace(self.keys, directory=self.data_dir / "keys")
+        return self.keys

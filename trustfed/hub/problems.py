@@ -1,0 +1,47 @@
+"""Every error at an HTTP door in the one form of the house: problem details (RFC 9457) with a `hint`."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from trustfed.errors import Denied, Invalid, TrustfedError
+from trustfed.runtime import logs
+from trustfed.runtime.errors import PROBLEM_CONTENT_TYPE, Answer, answer
+from trustfed.spiffe.ids import shown
+
+_log = logs.get("hub.http")
+
+
+def map_errors(app: FastAPI) -> None:
+    """Give every error the one form of the house."""
+    app.add_exception_handler(TrustfedError, _problem)
+    app.add_exception_handler(Exception, _problem)
+    app.add_exception_handler(RequestValidationError, _unfit)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    if isinstance(error, Denied):
+        peer = request.client.host if request.client else ""
+        _log.warning("request refused", path=request.url.path, peer=peer, reason=error.message)
+    return _respond(answer(error))
+
+
+async def _unfit(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    # The first fault only, and never the input itself: it may be a token.
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"][1:]) or "the body"
+    return _respond(answer(Invalid(f"{shown(where)}: {fault['msg']}", hint="see /api/openapi.json")))
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    told = Answer(error.status_code, 0, 0, error.detail.lower(), error.detail)
+    return _respond(told, dict(error.headers or {}))
+
+
+def _respond(told: Answer, headers: dict[str, str] | None = None) -> Response:
+    return Response(told.problem(), told.http_status, headers={**(headers or {}), "Content-Type": PROBLEM_CONTENT_TYPE})

@@ -1,0 +1,259 @@
+"""The hub's state: a fold over its journal. Pure: `apply(state, event)` gives the next state, whatever the time.
+
+Every record carries the journal position of its last change, so what a reader missed is found without reading history:
+it is everything with a position above the reader's own.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import msgspec
+from msgspec.structs import replace
+
+from trustfed.hub import events as e
+from trustfed.hub.records import ApiToken, Crl, Domain, Grant, HubAuthority, Intermediate, Root
+from trustfed.journal.table import Table
+
+
+class HubState(msgspec.Struct, frozen=True):
+    """Everything the hub has decided, as of `position` (the number of events folded)."""
+
+    position: int = 0
+    instance: str = ""
+    trust_domain: str = ""
+    roots: tuple[Root, ...] = ()
+    root_documents: tuple[bytes, ...] = ()  # version n at index n - 1
+    authorities: tuple[HubAuthority, ...] = ()
+    domains: Table[Domain] = msgspec.field(default_factory=Table)
+    invitations: Table[str] = msgspec.field(default_factory=Table)  # token hash → domain
+    grants: Table[Grant] = msgspec.field(default_factory=Table)
+    grants_of: Table[tuple[str, ...]] = msgspec.field(default_factory=Table)  # domain → ids, either side
+    intermediates: Table[Intermediate] = msgspec.field(default_factory=Table)  # by serial
+    serials_of: Table[tuple[str, ...]] = msgspec.field(default_factory=Table)  # domain → serials, oldest first
+    crls: Table[Crl] = msgspec.field(default_factory=Table)  # by root key name
+    tokens: Table[ApiToken] = msgspec.field(default_factory=Table)
+
+    @property
+    def active_root(self) -> Root:
+        """The root that signs now."""
+        return next(root for root in self.roots if root.status == "active")
+
+    @property
+    def trusted_roots(self) -> list[Root]:
+        """The roots in the newest root set."""
+        return [root for root in self.roots if root.status != "retired"]
+
+    def signed_for(self, domain: str) -> list[Intermediate]:
+        """The intermediates of one domain, oldest first; those that had expired when a later one was signed are gone."""
+        return [self.intermediates[serial] for serial in self.serials_of.get(domain) or ()]
+
+    def grants_with(self, domain: str) -> list[Grant]:
+        """Every grant in which `domain` is a side."""
+        return [self.grants[grant_id] for grant_id in self.grants_of.get(domain) or ()]
+
+    def imports(self, importer: str, exporter: str) -> bool:
+        """Whether `importer` has accepted a grant for `exporter` that has not ended."""
+        return any(
+            grant.status == "accepted" and grant.importer == importer and grant.exporter == exporter
+            for grant in self.grants_with(importer)
+        )
+
+    def importers_of(self, exporter: str) -> list[str]:
+        """The domains that accepted a grant for `exporter`."""
+        return [g.importer for g in self.grants_with(exporter) if g.exporter == exporter and g.status == "accepted"]
+
+
+def apply(state: HubState, event: msgspec.Struct) -> HubState:
+    """The state after one more event."""
+    return _apply(event, replace(state, position=state.position + 1))
+
+
+@singledispatch
+def _apply(event: msgspec.Struct, state: HubState) -> HubState:
+    raise TypeError(f"{type(event).__name__} is not an event of the hub")
+
+
+@_apply.register
+def _(event: e.HubCreated, s: HubState) -> HubState:
+    return replace(s, instance=event.instance, trust_domain=event.trust_domain)
+
+
+@_apply.register
+def _(event: e.RootCreated, s: HubState) -> HubState:
+    root = Root(event.key_name, event.certificate, "active")
+    return replace(s, roots=(root,), root_documents=(event.document,))
+
+
+@_apply.register
+def _(event: e.RootPrepared, s: HubState) -> HubState:
+    root = Root(event.key_name, event.certificate, "prepared", event.cross)
+    documents = (*s.root_documents, event.document)
+    return replace(s, roots=(*s.roots, root), root_documents=documents)
+
+
+@_apply.register
+def _(event: e.RootActivated, s: HubState) -> HubState:
+    return replace(s, roots=tuple(_activated(root, event.key_name) for root in s.roots))
+
+
+@_apply.register
+def _(event: e.RootRetired, s: HubState) -> HubState:
+    kept = tuple(replace(root, status="retired") if root.key_name == event.key_name else root for root in s.roots)
+    return replace(
+        s,
+        roots=kept,
+        root_documents=(*s.root_documents, event.document),
+        crls=s.crls.drop(event.key_name),
+    )
+
+
+def _activated(root: Root, key_name: str) -> Root:
+    if root.key_name == key_name:
+        return replace(root, status="active")
+    return replace(root, status="retiring") if root.status == "active" else root
+
+
+@_apply.register
+def _(event: e.HubAuthorityCreated, s: HubState) -> HubState:
+    made = HubAuthority(
+        authority=event.authority,
+        key_name=event.key_name,
+        twin=event.twin,
+        intermediate=event.intermediate,
+        root=event.root,
+        dns_names=tuple(event.dns_names),
+        created_ms=event.created_ms,
+        not_after_ms=event.not_after_ms,
+    )
+    return replace(s, authorities=(*s.authorities[-3:], made))
+
+
+@_apply.register
+def _(event: e.DomainInvited, s: HubState) -> HubState:
+    old = s.domains.get(event.name)
+    invitations = s.invitations.drop(old.token_hash) if old else s.invitations
+    suffixes = tuple(event.dns_suffixes)
+    fresh = Domain(event.name, event.owner, "invited", suffixes, event.token_hash, event.expires_ms, s.position)
+    if old:  # whoever enrols under a removed name goes on above its last level
+        fresh = replace(fresh, epoch=old.epoch, sequence=old.sequence)
+    return replace(
+        s,
+        domains=s.domains.put(event.name, fresh),
+        invitations=invitations.put(event.token_hash, event.name),
+    )
+
+
+@_apply.register
+def _(event: e.DomainEnrolled, s: HubState) -> HubState:
+    domain = replace(
+        s.domains[event.name],
+        status="enrolled",
+        publication_key=event.publication_key,
+        first_authority=event.authority,
+        first_csr_hash=event.csr_hash,
+        enrolled_ms=event.at_ms,
+        position=s.position,
+    )
+    return replace(s, domains=s.domains.put(event.name, domain))
+
+
+@_apply.register
+def _(event: e.DomainRemoved, s: HubState) -> HubState:
+    old = s.domains[event.name]
+    domain = replace(old, status="removed", removed_ms=event.at_ms, removed_reason=event.reason, position=s.position)
+    return replace(s, domains=s.domains.put(event.name, domain), invitations=s.invitations.drop(old.token_hash))
+
+
+@_apply.register
+def _(event: e.IntermediateSigned, s: HubState) -> HubState:
+    signed = Intermediate(
+        event.serial, event.domain, event.authority, event.csr_hash, event.root, event.not_after_ms, event.certificate
+    )
+    intermediates, serials = s.intermediates.put(event.serial, signed), [event.serial]
+    for old in reversed(s.signed_for(event.domain)):
+        if old.not_after_ms < event.at_ms:
+            intermediates = intermediates.drop(old.serial)
+        else:
+            serials.insert(0, old.serial)
+    return replace(s, intermediates=intermediates, serials_of=s.serials_of.put(event.domain, tuple(serials)))
+
+
+@_apply.register
+def _(event: e.IntermediateRevoked, s: HubState) -> HubState:
+    old = s.intermediates[event.serial]
+    revoked = replace(old, revoked_ms=event.at_ms, revoked_reason=event.reason, revoked_position=s.position)
+    return replace(s, intermediates=s.intermediates.put(event.serial, revoked))
+
+
+@_apply.register
+def _(event: e.CrlIssued, s: HubState) -> HubState:
+    crl = Crl(event.root, event.number, event.next_update_ms, event.certificate_list, s.position)
+    return replace(s, crls=s.crls.put(event.root, crl))
+
+
+@_apply.register
+def _(event: e.EnvelopeAccepted, s: HubState) -> HubState:
+    domain = replace(
+        s.domains[event.domain],
+        epoch=event.epoch,
+        sequence=event.sequence,
+        envelope=event.data,
+        envelope_position=s.position,
+    )
+    return replace(s, domains=s.domains.put(event.domain, domain))
+
+
+@_apply.register
+def _(event: e.GrantOffered, s: HubState) -> HubState:
+    grant = Grant(
+        event.id,
+        event.importer,
+        event.exporter,
+        "offered",
+        event.from_ms,
+        event.until_ms,
+        event.reason,
+        s.position,
+    )
+    grants_of = s.grants_of
+    for side in (event.importer, event.exporter):
+        grants_of = grants_of.put(side, (*(grants_of.get(side) or ()), event.id))
+    return replace(s, grants=s.grants.put(event.id, grant), grants_of=grants_of)
+
+
+@_apply.register
+def _(event: e.GrantAccepted, s: HubState) -> HubState:
+    grant = replace(
+        s.grants[event.id],
+        status="accepted",
+        accepted_by=event.by,
+        fingerprint=event.fingerprint,
+        position=s.position,
+    )
+    return replace(s, grants=s.grants.put(event.id, grant))
+
+
+@_apply.register
+def _(event: e.GrantEnded, s: HubState) -> HubState:
+    grant = replace(
+        s.grants[event.id],
+        status="ended",
+        ended_by=event.by,
+        ended_reason=event.reason,
+        ended_ms=event.at_ms,
+        position=s.position,
+    )
+    return replace(s, grants=s.grants.put(event.id, grant))
+
+
+@_apply.register
+def _(event: e.ApiTokenIssued, s: HubState) -> HubState:
+    token = ApiToken(event.id, event.name, event.role, event.token_hash, event.expires_ms)
+    return replace(s, tokens=s.tokens.put(event.id, token))
+
+
+@_apply.register
+def _(event: e.ApiTokenRevoked, s: HubState) -> HubState:
+    token = replace(s.tokens[event.id], revoked=True)
+    return replace(s, tokens=s.tokens.put(event.id, token))
