@@ -19,13 +19,13 @@ from trustfed.hub.access import Caller
 from trustfed.hub.domains import check_reason
 from trustfed.hub.operations import Operations
 from trustfed.hub.orders import ApiTokenOrder, DomainInvitation, GrantOffer, RootRetirement, Why, moment_of
-from trustfed.hub.problems import map_errors
 from trustfed.hub.publication import Publication
 from trustfed.hub.relay import Relay
 from trustfed.hub.signing import current_root_set
 from trustfed.journal.ports import Journal
 from trustfed.runtime.config import duration
 from trustfed.runtime.metrics import CONTENT_TYPE, Registry
+from trustfed.runtime.problems import map_errors
 from trustfed.spiffe.ids import TrustDomain, shown
 
 MAX_EVENTS = 1_000

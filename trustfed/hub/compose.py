@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import random
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,20 +27,19 @@ from trustfed.hub import roots
 from trustfed.hub.api import Parts
 from trustfed.hub.chores import CONCERNS, Chores
 from trustfed.hub.clusters_door import ClustersDoor
-from trustfed.hub.config import HubConfig, WebConfig
-from trustfed.hub.doors import HttpDoor
+from trustfed.hub.config import HubConfig
 from trustfed.hub.events import SCHEMA, HubCreated, RootCreated, RootPrepared, RootRetired, codec
 from trustfed.hub.identity import Identity, IdentityPolicy, Present
 from trustfed.hub.operations import Operations
 from trustfed.hub.peers import Peers
 from trustfed.hub.public import admin_app, https_app
 from trustfed.hub.publication import Publication
-from trustfed.hub.record import LedgerRecorder
 from trustfed.hub.relay import Relay
 from trustfed.hub.rpc import Federation
 from trustfed.hub.signing import RootPolicy, RootSigner, current_root_set
 from trustfed.hub.state import HubState, apply
 from trustfed.journal.fold import Fold
+from trustfed.journal.recorder import LedgerRecorder
 from trustfed.journal.sqlite import Store, open_store
 from trustfed.journal.table import decode_state, encode_state
 from trustfed.runtime import logs
@@ -50,6 +48,7 @@ from trustfed.runtime.files import private_directory
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix
 from trustfed.runtime.tls import ReloadingContext
+from trustfed.runtime.web import HttpDoor, web_pki_context
 
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 (compared with, not bound to)
 
@@ -156,7 +155,8 @@ class _Hub:
         if config.web:
             web = listen_tcp(config.web.listen)
             addresses["web"] = address_of(web)
-            doors.append(HttpDoor(public, web, tls=_web_context(config.web), larger=larger))
+            tls = web_pki_context(config.web.certificate_file, config.web.key_file.path)
+            doors.append(HttpDoor(public, web, tls=tls, larger=larger))
         async with contextlib.AsyncExitStack() as closing:
             for door in doors:
                 await door.open()
@@ -265,13 +265,6 @@ async def _ground(config: HubConfig) -> AsyncIterator[_Ground]:
             signer=RootSigner(keys, recorder, root_policy, os.urandom),
             identity=Identity(keys, recorder, identity_policy, os.urandom),
         )
-
-
-def _web_context(config: WebConfig) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(config.certificate_file, config.key_file.path)
-    return context
 
 
 def _enrolled(state: HubState) -> int:

@@ -1,4 +1,4 @@
-"""FastAPI applications on sockets of ours: TLS from an SVID, the caller of a Unix socket, our errors, bounded bodies."""
+"""HTTP doors that hold: uvicorn on a socket of ours, bounded in connections, header time, body bytes and body time."""
 
 from __future__ import annotations
 
@@ -6,107 +6,88 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from trustfed.errors import Invalid, NotFound, TrustfedError
-from trustfed.runtime.errors import PROBLEM_CONTENT_TYPE, answer
+from trustfed.errors import Invalid, Unavailable
+from trustfed.runtime.errors import PROBLEM_CONTENT_TYPE, Answer
 from trustfed.runtime.sockets import peer_of
 
-MAX_BODY = 256 * 1024
-_CONNECTIONS = 512
-_IDLE_SECONDS = 30
-_CLOSE_SECONDS = 3
+MAX_CONNECTIONS = 1_000
+MAX_HEADERS = 16 * 1024
+MAX_BODY = 64 * 1024
+FIRST_REQUEST_SECONDS = 10.0
+BODY_SECONDS = 15.0
+HANDSHAKE_SECONDS = 10.0
+CLOSING_SECONDS = 3
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+class BoundedProtocol(H11Protocol):
+    """HTTP/1.1 that hangs up on who connects and asks nothing."""
 
-class _PeerProtocol(H11Protocol):
-    """HTTP/1.1 that knows which uid is at the other end of a Unix socket: it becomes the client's "host"."""
-
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock for the first request."""
         super().connection_made(transport)
-        connection = transport.get_extra_info("socket")
-        if connection is not None and connection.family == socket.AF_UNIX:
-            self.client = (f"uid:{peer_of(connection).uid}", 0)
+        self.loop.call_later(FIRST_REQUEST_SECONDS, self._hang_up_if_idle)
+
+    def _hang_up_if_idle(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn on a socket that is already open; signals stay the process's own."""
+class UnixProtocol(BoundedProtocol):
+    """The same on a Unix socket: the client of a request is ("uid:N", pid), as the kernel says (SO_PEERCRED)."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, context: ssl.SSLContext | None) -> None:
-        super().__init__(config)
-        self._listener, self._context = listener, context
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self.lifespan.startup()
-        loop = asyncio.get_running_loop()
-
-        def protocol() -> asyncio.Protocol:
-            made: asyncio.Protocol = _PeerProtocol(
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            )
-            return made
-
-        if self._listener.family == socket.AF_UNIX:
-            server: asyncio.AbstractServer = await loop.create_unix_server(protocol, sock=self._listener)
-        else:
-            handshake = 5.0 if self._context else None
-            server = await loop.create_server(
-                protocol, sock=self._listener, ssl=self._context, ssl_handshake_timeout=handshake
-            )
-        self.servers = [server]  # type: ignore[list-item]
-        self.started = True
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Ask the kernel who connected."""
+        super().connection_made(transport)
+        peer = peer_of(transport.get_extra_info("socket"))
+        self.client = (f"uid:{peer.uid}", peer.pid)
 
 
-class WebDoor:
-    """An application that is being served until `close()`."""
+class Bounds:
+    """Reads a request's body before the application sees it: within bytes and time, or the request ends here."""
 
-    def __init__(self, server: _Server, task: asyncio.Task[None]) -> None:
-        self._server, self._task = server, task
+    def __init__(self, app: ASGIApp, larger: dict[str, int] | None = None) -> None:
+        """`larger` gives single paths another limit than MAX_BODY."""
+        self._app, self._larger = app, larger or {}
 
-    async def close(self) -> None:
-        """Stop listening, let requests that run end within seconds."""
-        self._server.should_exit = True
-        await asyncio.wait([self._task], timeout=_CLOSE_SECONDS + 1)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            return
+        limit = self._larger.get(scope["path"], MAX_BODY)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await _read(receive, limit)
+        except TimeoutError:
+            await _refuse(send, 408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds")
+            return
+        if body is None:
+            await _refuse(send, 413, f"the body is larger than {limit} bytes")
+            return
+        first: Iterator[Message] = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def replay() -> Message:
+            return next(first, None) or await receive()
+
+        await self._app(scope, replay, send)
 
 
-async def serve(app: FastAPI, listener: socket.socket, context: ssl.SSLContext | None = None) -> WebDoor:
-    """Serve `app` on `listener`; returns once it answers."""
-    config = uvicorn.Config(
-        BoundedBody(app),
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_keep_alive=_IDLE_SECONDS,
-        timeout_graceful_shutdown=_CLOSE_SECONDS,
-        h11_max_incomplete_event_size=32 * 1024,
-    )
-    server = _Server(config, listener, context)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        if task.done():
-            task.result()
-        await asyncio.sleep(0.005)
-    return WebDoor(server, task)
+async def serve(
+    app: ASGIApp,
+    listener: socket.socket,
+    tls: ssl.SSLContext | None = None,
+    larger: dict[str, int] | None = None,
+) -> HttpDoor:
+    """An open door; `larger` gives single paths another body limit than MAX_BODY."""
+    door = HttpDoor(app, listener, tls=tls, larger=larger)
+    await door.open()
+    return door
 
 
 def web_pki_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -121,70 +102,92 @@ def web_pki_context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def our_errors(app: FastAPI) -> None:
-    """Every refusal leaves as problem details (RFC 9457): ours, the framework's, and what nobody expected."""
+class HttpDoor:
+    """One application on one listening socket."""
 
-    @app.exception_handler(TrustfedError)
-    @app.exception_handler(Exception)
-    async def ours(request: Request, error: Exception) -> Response:
-        said = answer(error)
-        return Response(said.problem(), said.http_status, media_type=PROBLEM_CONTENT_TYPE)
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        *,
+        tls: ssl.SSLContext | None = None,
+        larger: dict[str, int] | None = None,
+    ) -> None:
+        unix = listener.family == socket.AF_UNIX
+        config = uvicorn.Config(
+            Bounds(app, larger),
+            http=UnixProtocol if unix else BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            h11_max_incomplete_event_size=MAX_HEADERS,
+            timeout_graceful_shutdown=CLOSING_SECONDS,
+            ssl_context_factory=(lambda _config, _default: tls) if tls else None,
+        )
+        self._server = _Server(config)
+        self._listener = listener
+        self._serving: asyncio.Task[None] | None = None
 
-    @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
-        said = answer(Invalid(f"{place[:80]}: {first['msg'][:200]}"))
-        return Response(said.problem(), said.http_status, media_type=PROBLEM_CONTENT_TYPE)
+    async def open(self) -> None:
+        """Serve from now on. Raises Unavailable when the server ends before it began."""
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        while not self._server.started:
+            if self._serving.done():
+                raise Unavailable("an HTTP door could not be opened") from self._serving.exception()
+            await asyncio.sleep(0.005)
 
-    @app.exception_handler(HTTPException)
-    async def framework(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 404:
-            said = answer(NotFound(f"{request.url.path[:120]!r} is not a path here"))
-        else:
-            said = answer(Invalid(str(error.detail)[:200]))
-        return Response(said.problem(), error.status_code, headers=error.headers, media_type=PROBLEM_CONTENT_TYPE)
-
-
-class BoundedBody:
-    """Refuses a request body beyond MAX_BYTES, announced or not, before the application holds it."""
-
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        taken = 0
-        over = answer(Invalid(f"the request body has more than {MAX_BODY} bytes"))
-        started = False
-
-        async def bounded() -> MutableMapping[str, Any]:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > MAX_BODY:
-                raise _TooLarge
-            return message
-
-        async def watched(message: MutableMapping[str, Any]) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            length = dict(scope["headers"]).get(b"content-length", b"0")
-            if not length.isdigit() or len(length) > 12 or int(length) > MAX_BODY:
-                raise _TooLarge
-            await self._app(scope, bounded, watched)
-        except _TooLarge:
-            if started:
-                raise
-            headers = [(b"content-type", PROBLEM_CONTENT_TYPE.encode()), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": 413, "headers": headers})
-            await send({"type": "http.response.body", "body": over.problem()})
+    async def close(self) -> None:
+        """Take no more requests, and end those that are open within three seconds."""
+        if self._serving is not None:
+            self._server.should_exit = True
+            await asyncio.wait({self._serving})
+        self._listener.close()
 
 
-class _TooLarge(BaseException):
-    """Passes through the application's own error handlers."""
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals belong to the process, not to a door."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, with less patience than uvicorn has for a handshake."""
+        config, loop = self.config, asyncio.get_running_loop()
+        patience = HANDSHAKE_SECONDS if config.ssl else None
+
+        def protocol() -> asyncio.Protocol:
+            made = config.http_protocol_class
+            return made(config=config, server_state=self.server_state, app_state={}, _loop=loop)  # type: ignore[call-arg]
+
+        self.servers = [
+            await loop.create_server(
+                protocol, sock=sock, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=patience
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b""
+        body += message.get("body", b"")
+        if len(body) > limit:
+            return None
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+async def _refuse(send: Send, status: int, message: str) -> None:
+    body = Answer(status, 0, 0, "invalid", message).problem()
+    headers = [(b"content-type", PROBLEM_CONTENT_TYPE.encode()), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI, Request
 
-from trustfed.hub import doors
-from trustfed.hub.doors import HttpDoor
+from trustfed.runtime import web as doors
 from trustfed.runtime.sockets import listen_unix
+from trustfed.runtime.web import HttpDoor
 
 
 class Served:

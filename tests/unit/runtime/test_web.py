@@ -9,12 +9,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 
 from tests.fakes.world import DomainWorld
 from trustfed.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from trustfed.runtime import https_client, web
 from trustfed.runtime.https_client import Server
+from trustfed.runtime.problems import map_errors
 from trustfed.runtime.sockets import listen_tcp, listen_unix
 from trustfed.runtime.tls import ReloadingContext, client_context
 from trustfed.spiffe.ids import SpiffeId
@@ -23,7 +24,7 @@ from trustfed.spiffe.x509svid import parse_leaf
 
 def application() -> FastAPI:
     app = FastAPI(openapi_url=None)
-    web.our_errors(app)
+    map_errors(app)
 
     @app.get("/who")
     async def who(request: Request) -> dict[str, str]:
@@ -42,8 +43,8 @@ def application() -> FastAPI:
         raise RuntimeError("secret detail")
 
     @app.get("/endless")
-    async def endless() -> web.Response:
-        return web.Response(b"x" * (https_client.MAX_ANSWER + 10))
+    async def endless() -> Response:
+        return Response(b"x" * (https_client.MAX_ANSWER + 10))
 
     return app
 
@@ -108,7 +109,7 @@ async def test_a_request_head_without_end_is_cut(tmp_path: Path) -> None:
     await door.close()
 
 
-async def tls_door() -> tuple[DomainWorld, web.WebDoor, int]:
+async def tls_door() -> tuple[DomainWorld, web.HttpDoor, int]:
     world = await DomainWorld.make("west")
     context = ReloadingContext(await world.svid("/trustfed/cluster"), (), client="none")
     listener = listen_tcp("127.0.0.1:0")

@@ -11,7 +11,7 @@ from trustfed.runtime import logs
 from trustfed.runtime.errors import PROBLEM_CONTENT_TYPE, Answer, answer
 from trustfed.spiffe.ids import shown
 
-_log = logs.get("hub.http")
+_log = logs.get("http")
 
 
 def map_errors(app: FastAPI) -> None:
@@ -34,7 +34,7 @@ async def _unfit(_: Request, error: Exception) -> Response:
     # The first fault only, and never the input itself: it may be a token.
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"][1:]) or "the body"
-    return _respond(answer(Invalid(f"{shown(where)}: {fault['msg']}", hint="see /api/openapi.json")))
+    return _respond(answer(Invalid(f"{shown(where)}: {fault['msg']}", hint="the reference documents every path")))
 
 
 async def _http(_: Request, error: Exception) -> Response:
