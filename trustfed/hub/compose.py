@@ -28,6 +28,7 @@ from trustfed.hub.api import Parts
 from trustfed.hub.chores import CONCERNS, Chores
 from trustfed.hub.clusters_door import ClustersDoor
 from trustfed.hub.config import HubConfig
+from trustfed.hub.domains import MAX_ENVELOPE
 from trustfed.hub.events import SCHEMA, HubCreated, RootCreated, RootPrepared, RootRetired, codec
 from trustfed.hub.identity import Identity, IdentityPolicy, Present
 from trustfed.hub.operations import Operations
@@ -146,7 +147,7 @@ class _Hub:
         peers = Peers(lambda: fold.state)
         self._clusters.add(Federation(operations, self._relay, peers, self._clock, _software()).handlers())
         public = https_app(parts, config.policy.intermediate_ttl, lambda: self._ready)
-        larger = {"/v1/enrol": MAX_REQUEST, "/v1/resign": MAX_REQUEST}
+        larger = {"/v1/enrol": MAX_REQUEST, "/v1/resign": MAX_REQUEST, "/v1/envelopes/": MAX_ENVELOPE}
         self._https_tls = ReloadingContext(self._ground.identity.present.keypair, (), client="none")
         doors = [
             HttpDoor(public, https, tls=self._https_tls.context, larger=larger),

@@ -18,7 +18,7 @@ from trustfed.hub.enrol import read_enrolment, read_resign
 from trustfed.hub.operations import Admitted
 from trustfed.runtime import logs
 from trustfed.runtime.metrics import CONTENT_TYPE
-from trustfed.spiffe.ids import shown
+from trustfed.spiffe.ids import TrustDomain, shown
 
 API = "/api/v1"
 
@@ -110,6 +110,16 @@ def _enrolment(app: FastAPI, parts: Parts, intermediate_ttl: timedelta) -> None:
             },
             "policy": {"intermediate_ttl": int(intermediate_ttl.total_seconds())},
         }
+
+    @app.post("/v1/envelopes/{name}", tags=["enrolment"])
+    async def envelope(name: str, request: Request) -> Json:
+        """A domain's next envelope, from anybody: its signature is all the proof there is, and it must continue.
+
+        For a cluster whose authority changed while it was away: its stream is verified against the newest envelope here.
+        """
+        await operations.accept_envelope(TrustDomain.parse(name).name, await request.body())
+        held = operations.state.domains[name]
+        return {"trust_domain": name, "epoch": held.epoch, "sequence": held.sequence}
 
     @app.post("/v1/resign", tags=["enrolment"])
     async def resign(request: Request) -> Json:

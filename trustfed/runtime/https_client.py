@@ -46,7 +46,12 @@ def get(server: Server, path: str) -> bytes:
 
 def post(server: Server, path: str, document: dict[str, Any]) -> dict[str, Any]:
     """The JSON object that answers a JSON object."""
-    body = _exchange(server, "POST", path, json.dumps(document).encode())
+    return post_bytes(server, path, json.dumps(document).encode())
+
+
+def post_bytes(server: Server, path: str, data: bytes) -> dict[str, Any]:
+    """The JSON object that answers a document given as bytes."""
+    body = _exchange(server, "POST", path, data)
     try:
         answer = json.loads(body)
     except ValueError:

@@ -53,14 +53,14 @@ class Bounds:
     """Reads a request's body before the application sees it: within bytes and time, or the request ends here."""
 
     def __init__(self, app: ASGIApp, larger: dict[str, int] | None = None) -> None:
-        """`larger` gives single paths another limit than MAX_BODY."""
+        """`larger` gives paths that begin so another limit than MAX_BODY."""
         self._app, self._larger = app, larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             return
-        limit = self._larger.get(scope["path"], MAX_BODY)
+        limit = next((most for path, most in self._larger.items() if scope["path"].startswith(path)), MAX_BODY)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive, limit)
@@ -84,7 +84,7 @@ async def serve(
     tls: ssl.SSLContext | None = None,
     larger: dict[str, int] | None = None,
 ) -> HttpDoor:
-    """An open door; `larger` gives single paths another body limit than MAX_BODY."""
+    """An open door; `larger` gives paths that begin so another body limit than MAX_BODY."""
     door = HttpDoor(app, listener, tls=tls, larger=larger)
     await door.open()
     return door

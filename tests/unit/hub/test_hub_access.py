@@ -48,6 +48,7 @@ OPEN = {
     "GET /v1/nonce",
     "POST /v1/enrol",
     "POST /v1/resign",
+    "POST /v1/envelopes/{name}",
     "GET /bundles/{name}",
     "GET /bundle-map",
     "GET /crl",
