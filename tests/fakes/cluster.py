@@ -277,6 +277,8 @@ class FakeCluster:
 
     async def stop(self) -> None:
         self.cut()
+        while self.streams:  # each agent hears of it
+            await asyncio.sleep(0.01)
         if self._grpc is not None:
             self._grpc.close()
             await self._grpc.wait_closed()
@@ -328,7 +330,7 @@ class FakeCluster:
     def grant(self, domain: Domain) -> None:
         """Hand a foreign domain's bundle to every agent."""
         self.foreign[domain.name] = domain
-        self.tell(_bundle(domain, home=False))
+        self.tell(bundle_message(domain, home=False))
 
     def end_grant(self, name: str) -> None:
         del self.foreign[name]
@@ -337,7 +339,7 @@ class FakeCluster:
     def publish(self) -> None:
         """A new home envelope."""
         self.home.sequence += 1
-        self.tell(_bundle(self.home, home=True))
+        self.tell(bundle_message(self.home, home=True))
 
     def ban(self, reason: str = "stolen") -> None:
         self.banned = reason
@@ -383,7 +385,10 @@ class FakeCluster:
         )
         await stream.send_message(pb.FromCluster(bans=pb.Bans(banned=False)))
         if snapshot:
-            messages = [_bundle(self.home, home=True), *(_bundle(d, home=False) for d in self.foreign.values())]
+            messages = [
+                bundle_message(self.home, home=True),
+                *(bundle_message(d, home=False) for d in self.foreign.values()),
+            ]
             messages += [pb.FromCluster(entries=pb.Entries(upsert=list(self.entries.values())))]
             messages += [pb.FromCluster(snapshot_end=pb.SnapshotEnd())]
             messages[-1].position = self.position
@@ -551,7 +556,7 @@ class FakeCluster:
         }
 
 
-def _bundle(domain: Domain, *, home: bool) -> pb.FromCluster:
+def bundle_message(domain: Domain, *, home: bool) -> pb.FromCluster:
     return pb.FromCluster(
         bundle=pb.Bundle(
             trust_domain=domain.name,

@@ -81,7 +81,9 @@ class FakeHub:
         """The document of a following root set, signed as told; only a rightful one is kept."""
         present = RootSet.parse(roots.reopen(self.root_documents[-1]).data)
         new = await self._root(len(self.roots) + 1 + skip)
-        following = RootSet.of(present.version + 1 + skip, [*present.roots, new.certificate], present.hub)
+        # Without the old root in it: with it, and a threshold of one, the old root alone could vouch for both versions.
+        kept = present.roots if by == "both" else ()
+        following = RootSet.of(present.version + 1 + skip, [*kept, new.certificate], present.hub)
         signers = {"both": [self.roots[-1], new], "old": [self.roots[-1]], "new": [new]}[by]
         document = await self._signed(following, signers)
         if by == "both" and not skip:

@@ -1,0 +1,53 @@
+"""From a connected process to its identities: attested once per connection, matched again when entries change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from agent.attestors.port import WorkloadAttestor
+from agent.peer import Caller
+from agent.store import Store
+from trustfed.errors import Denied, Unavailable
+
+_LOOK_UP_SECONDS = 5.0
+_AT_ONCE = 16
+
+
+class Identification:
+    """Asks the attestors, and the store's entries."""
+
+    def __init__(self, store: Store, attestors: Sequence[WorkloadAttestor]) -> None:
+        self._store, self._attestors = store, tuple(attestors)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    def now(self, caller: Caller) -> tuple[str, ...] | None:
+        """The caller's entries, oldest first; None if something must be looked up first. Raises Denied."""
+        store = self._store
+        if caller.generation != store.generation:
+            selectors: frozenset[str] = frozenset()
+            for attestor in self._attestors:
+                found = attestor.ready(caller, store.kinds)
+                if found is None:
+                    return None
+                selectors |= found
+            caller.entries = store.match(selectors)
+            caller.generation = store.generation
+        return caller.entries
+
+    async def wait(self, caller: Caller) -> tuple[str, ...]:
+        """The same with what must be looked up. Raises Denied, Unavailable."""
+        async with self._slots:
+            for _ in range(3):  # entries may change meanwhile, and with them what is to be looked up
+                found = self.now(caller)
+                if found is not None:
+                    return found
+                try:
+                    async with asyncio.timeout(_LOOK_UP_SECONDS):
+                        for attestor in self._attestors:
+                            await attestor.look_up(caller, self._store.kinds)
+                except TimeoutError:
+                    raise Unavailable("the caller could not be looked up in time") from None
+                if not caller.alive():
+                    raise Denied("the calling process has ended")
+        raise Unavailable("the entries of this node keep changing")

@@ -1,0 +1,69 @@
+"""When an SVID is replaced, how often that is tried, and what is asked for at once. Pure: time and chance are arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+JITTER = 0.1
+"""A replacement is due at half life, give or take this part of it, so that SVIDs issued together part ways."""
+WINDOW = timedelta(seconds=1)
+"""What falls due this soon goes along with what is due now."""
+BATCH = 500
+TRY_SECONDS = 10.0
+_FIRST = timedelta(milliseconds=500)
+_LONGEST = timedelta(minutes=1)
+_LEAST = timedelta(milliseconds=50)
+_TRIES_LEFT = 8
+
+Chance = Callable[[], float]
+"""A random number from 0 up to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The replacement of one SVID: when it is due, when the present one ends (None: there is none), failed tries."""
+
+    due: datetime
+    end: datetime | None = None
+    tries: int = 0
+    error: str = ""
+
+
+def after_issue(issued_at: datetime, not_after: datetime, chance: Chance) -> Slot:
+    """The next replacement of what was issued at `issued_at`; its life counts from there, not from NotBefore."""
+    half = (not_after - issued_at) / 2
+    return Slot(issued_at + half * (1 - JITTER + 2 * JITTER * chance()), not_after)
+
+
+def after_failure(slot: Slot, now: datetime, error: str, chance: Chance) -> Slot:
+    """The next try: a full-jitter backoff that leaves room for several more tries before the present SVID ends."""
+    ceiling = min(_FIRST * 2 ** min(slot.tries, 10), _LONGEST)
+    if slot.end is not None and slot.end > now:
+        ceiling = min(ceiling, (slot.end - now) / _TRIES_LEFT)
+    return Slot(now + max(ceiling * chance(), _LEAST), slot.end, slot.tries + 1, error[:200])
+
+
+def forced(slot: Slot, now: datetime, spread: timedelta, chance: Chance) -> Slot:
+    """Replace within `spread`, unless it is due sooner."""
+    return Slot(min(slot.due, now + spread * chance()), slot.end, slot.tries, slot.error)
+
+
+def batch(slots: dict[str, Slot], now: datetime, busy: Container[str]) -> list[str]:
+    """What to ask for now: nothing if nothing is due, else all that is due or nearly so, at most BATCH.
+
+    What has no SVID comes first, then what ends first.
+    """
+    if not any(slot.due <= now for id_, slot in slots.items() if id_ not in busy):
+        return []
+    soon = [(slot, id_) for id_, slot in slots.items() if slot.due <= now + WINDOW and id_ not in busy]
+    soon.sort(key=lambda item: (item[0].end is not None, item[0].end or item[0].due, item[1]))
+    return [id_ for _, id_ in soon[:BATCH]]
+
+
+def next_moment(slots: dict[str, Slot], busy: Container[str]) -> datetime | None:
+    """When to look again: the next due time or the next end, whichever comes first; None if nothing waits."""
+    moments = [slot.due for id_, slot in slots.items() if id_ not in busy]
+    moments += [slot.end for slot in slots.values() if slot.end is not None]
+    return min(moments, default=None)

@@ -1,0 +1,64 @@
+"""Fenced blocks of Markdown documents, and console blocks as commands with the output that they promise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+_FENCE = re.compile(r"^```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"`(?P<name>[\w.-]+\.toml)`:\s*\Z")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its language, its text, and the file that the line before it names ("`hub.toml`:"), or ""."""
+
+    language: str
+    body: str
+    file: str
+    line: int
+
+
+@dataclass
+class Command:
+    """One command of a console block, and the lines of output that the document shows ("..." stands for anything)."""
+
+    text: str
+    line: int
+    shown: list[str] = field(default_factory=list)
+
+
+def blocks(document: str) -> Iterator[Block]:
+    """Every fenced block, in order."""
+    for match in _FENCE.finditer(document):
+        named = _FILE.search(document[: match.start()])
+        line = document.count("\n", 0, match.start()) + 1
+        yield Block(match["language"], match["body"], named["name"] if named else "", line)
+
+
+def commands(block: Block) -> list[Command]:
+    """ "$ " begins a command, "> " goes on with it, everything else is its output."""
+    found: list[Command] = []
+    for number, line in enumerate(block.body.splitlines(), block.line + 1):
+        if line.startswith("$ "):
+            found.append(Command(line[2:], number))
+        elif line.startswith("> ") and found:
+            found[-1].text += "\n" + line[2:]
+        elif line.strip():
+            assert found, f"line {number} is no command, and there is none before it"
+            found[-1].shown.append(line)
+    return found
+
+
+def unmatched(shown: list[str], output: str) -> list[str]:
+    """The lines that a document shows and the output lacks, in this order."""
+    lines, at, missing = output.splitlines(), 0, []
+    for wanted in shown:
+        pattern = re.compile(".*".join(re.escape(part) for part in wanted.strip().split("...")))
+        place = next((index for index in range(at, len(lines)) if pattern.fullmatch(lines[index].strip())), None)
+        if place is None:
+            missing.append(wanted)
+        else:
+            at = place + 1
+    return missing

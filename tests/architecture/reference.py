@@ -1,0 +1,175 @@
+"""Tables of docs/reference that come from the code: `python -m tests.architecture.reference` writes them anew.
+
+Keys, types and defaults are the code's; what a key means is written by hand in the last column, and kept.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.config import AgentConfig
+from tests.architecture.tree import ROOT, parsed, sources
+from trustfed.cluster.config import ClusterConfig
+from trustfed.hub.config import HubConfig
+from trustfed.runtime.config import SecretFile
+from trustfed.runtime.metrics import PREFIX
+
+CONFIGURATION = ROOT / "docs" / "reference" / "configuration.md"
+METRICS = ROOT / "docs" / "reference" / "metrics.md"
+PROCESSES: dict[str, type[Any]] = {"hub": HubConfig, "cluster": ClusterConfig, "agent": AgentConfig}
+FOLDERS = {"hub": "trustfed/hub", "cluster": "trustfed/cluster", "agent": "agent"}
+_HEAD = "| key | type | default | meaning |\n|---|---|---|---|\n"
+_NAMES = {
+    str: "string",
+    int: "whole number",
+    bool: "true or false",
+    float: "number",
+    Path: "path",
+    timedelta: "duration",
+    SecretFile: "path of a secret",
+}
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+_KINDS = ("counter", "gauge", "histogram")
+_VERBS = {"get", "post", "put", "delete"}
+
+
+def keys(cls: type[Any], table: str = "", needed: str = "**required**") -> Iterator[tuple[str, str, str]]:
+    """(key with its table, type, default) of everything that a process's file may hold."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        kind, place = hints[field.name], f"{table}{field.name}"
+        inner = next((one for one in (kind, *typing.get_args(kind)) if dataclasses.is_dataclass(one)), None)
+        if inner is None or hasattr(inner, "parse"):
+            yield place, _type(kind), _default(field, needed)
+        else:
+            within = "required in this table" if field.default is None else needed
+            yield from keys(typing.cast("type[Any]", inner), f"{place}.", within)
+
+
+def table(cls: type[Any], meanings: dict[str, str]) -> str:
+    """The Markdown table of a process's keys."""
+    rows = (f"| `{key}` | {kind} | {default} | {meanings.get(key, '')} |\n" for key, kind, default in keys(cls))
+    return _HEAD + "".join(rows)
+
+
+def written(page: str, process: str) -> str:
+    """The table that the page has for a process, between its two marks."""
+    match = re.search(rf"<!-- {process} -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    assert match, f"the page has no marks for {process}"
+    return match[1]
+
+
+def meanings(text: str) -> dict[str, str]:
+    """key → meaning, as a table on a page says."""
+    rows = re.findall(r"^\| `([^`]+)` \|[^|]*\|(?:[^|]*\|)?\s*(.*?)\s*\|$", text, re.MULTILINE)
+    return dict(rows)
+
+
+def routes(*folders: str) -> set[str]:
+    """ "METHOD /path" of every route in these folders: FastAPI's decorators, and keys such as ("GET", "/status")."""
+    found = set()
+    for path in sources(*{folder.split("/")[0] for folder in folders}):
+        if not any(path.is_relative_to(folder) for folder in folders):
+            continue
+        for node in ast.walk(parsed(path)):
+            match node:
+                case ast.Call(ast.Attribute(attr=verb), [ast.Constant(str(route)), *_]) if (
+                    verb in _VERBS and route.startswith("/") and _on_an_application(node)
+                ):
+                    found.add(f"{verb.upper()} {route}")
+                case ast.Tuple([ast.Constant(str(verb)), ast.Constant(str(route))]) if verb.lower() in _VERBS:
+                    found.add(f"{verb} {route}")
+    return found
+
+
+def metrics(*folders: str) -> dict[str, tuple[str, str, str]]:
+    """name (with its prefix) → (kind, labels, help) of every metric that these folders register."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for path in sources(*{folder.split("/")[0] for folder in folders}):
+        if not any(path.is_relative_to(folder) for folder in folders):
+            continue
+        for node in ast.walk(parsed(path)):
+            match node:
+                case ast.Call(ast.Attribute(ast.Name("registry"), kind), [ast.Constant(str(name)), said, *_]) if (
+                    kind in _KINDS
+                ):
+                    given = next((word.value for word in node.keywords if word.arg == "labels"), None)
+                    labels = ", ".join(ast.literal_eval(given)) if given else ""
+                    found[PREFIX + name] = (kind, labels, ast.literal_eval(said))
+                # A table of gauges: {"name": ("help", function), ...}
+                case ast.AnnAssign(ast.Name("gauges"), _, ast.Dict(names, values)):
+                    for name, value in zip(names, values, strict=True):
+                        assert isinstance(name, ast.Constant) and isinstance(value, ast.Tuple)
+                        found[PREFIX + str(name.value)] = ("gauge", "", ast.literal_eval(value.elts[0]))
+    return found
+
+
+def metrics_table(*folders: str) -> str:
+    """The Markdown table of a process's metrics."""
+    rows = (
+        f"| `{name}` | {kind} | {labels} | {said[0].lower() + said[1:] if said[1:2].islower() else said} |\n"
+        for name, (kind, labels, said) in sorted(metrics(*folders).items())
+    )
+    return "| name | kind | labels | meaning |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _on_an_application(call: ast.Call) -> bool:
+    of = call.func.value if isinstance(call.func, ast.Attribute) else None
+    return isinstance(of, ast.Name) and of.id in ("app", "router")
+
+
+def _type(kind: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _type(next(one for one in arguments if one is not type(None)))
+    if origin is Literal:
+        return " or ".join(f"`{choice}`" for choice in arguments)
+    if origin in (tuple, list):
+        return f"list of {_type(arguments[0])}s"
+    return _NAMES.get(kind, "string")
+
+
+def _default(field: dataclasses.Field[Any], needed: str) -> str:
+    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if value is dataclasses.MISSING:
+        return needed
+    if value is None or value in ("", ()):
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, timedelta):
+        return f"`{_duration(value)}`"
+    return "`" + (", ".join(value) if isinstance(value, tuple) else str(value)) + "`"
+
+
+def _duration(value: timedelta) -> str:
+    seconds = int(value.total_seconds())
+    unit, size = next((unit, size) for unit, size in _UNITS if seconds % size == 0)
+    return f"{seconds // size}{unit}"
+
+
+def main() -> None:
+    """Write the tables of both pages anew; meanings of configuration keys stay."""
+    page = CONFIGURATION.read_text()
+    for process, cls in PROCESSES.items():
+        old = written(page, process)
+        page = page.replace(f"<!-- {process} -->\n{old}", f"<!-- {process} -->\n{table(cls, meanings(old))}")
+    CONFIGURATION.write_text(page)
+    page = METRICS.read_text()
+    for process, folder in FOLDERS.items():
+        page = page.replace(
+            f"<!-- {process} -->\n{written(page, process)}", f"<!-- {process} -->\n{metrics_table(folder)}"
+        )
+    METRICS.write_text(page)
+
+
+if __name__ == "__main__":
+    main()
