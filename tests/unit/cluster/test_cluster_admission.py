@@ -1,0 +1,213 @@
+"""How nodes get in, and back in."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ca.lifecycle import Kind, Status
+from tests.unit.cluster.cluster_parts import HOUR, ClusterParts, NodeKey
+from trustfed.cluster import authority_commands as commands
+from trustfed.cluster import nodes
+from trustfed.errors import Conflict, Denied, Invalid, NotFound, Unavailable
+from trustfed.federation.enrolment import text
+
+
+async def test_the_same_key_gets_the_same_answer_and_no_other_key_gets_any(parts: ClusterParts) -> None:
+    token, key = await parts.token(), NodeKey()
+    first = await parts.admission.attest(key.attestation(token))
+    assert await parts.admission.attest(key.attestation(token)) == first
+    with pytest.raises(Denied, match="used by another key"):
+        await parts.admission.attest(NodeKey().attestation(token))
+    parts.clock.move(3601)
+    with pytest.raises(Denied, match="expired"):
+        await parts.admission.attest(key.attestation(token))
+
+
+async def test_of_many_keys_at_once_one_gets_in(parts: ClusterParts) -> None:
+    token, keys = await parts.token(), [NodeKey() for _ in range(8)]
+    answers = await asyncio.gather(
+        *(parts.admission.attest(key.attestation(token)) for key in keys for _ in range(2)), return_exceptions=True
+    )
+    good = [answer for answer in answers if isinstance(answer, dict)]
+    assert len(good) == 2
+    assert good[0] == good[1]
+    assert all(isinstance(answer, Denied) for answer in answers if not isinstance(answer, dict))
+
+
+async def test_a_token_of_before_a_new_attestation_is_worth_nothing(parts: ClusterParts) -> None:
+    """Whoever has the old disk has the old token and the key that used it."""
+    token, old = await parts.token(), NodeKey()
+    await parts.admission.attest(old.attestation(token))
+    await parts.node()
+    with pytest.raises(Denied, match="attested again"):
+        await parts.admission.attest(old.attestation(token))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"proof": "AAAA"}, Denied),
+        ({"proof": "?"}, Invalid),
+        ({"public_key": "AAAA"}, Invalid),
+        ({"software": "other"}, Denied),
+        ({"attestor": "tpm"}, Denied),
+        ({"payload": "trustfed-node-1-"}, Denied),
+        ({"extra": "x"}, Invalid),
+    ],
+    ids=str,
+)
+async def test_a_request_that_was_changed(parts: ClusterParts, changes: dict[str, str], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await parts.admission.attest(NodeKey().attestation(await parts.token(), **changes))
+
+
+async def test_requests_that_are_none(parts: ClusterParts) -> None:
+    for body in (b"", b"[]", b"{}", b"\xff", b"{" * 10_000, b"x" * 300_000):
+        with pytest.raises(Invalid):
+            await parts.admission.attest(body)
+        with pytest.raises(Invalid):
+            await parts.admission.renew(body)
+
+
+async def test_a_cut_token_a_clusters_token_and_a_strange_key(parts: ClusterParts) -> None:
+    token = await parts.token()
+    for bad in (token[:-3], token.replace("-node-", "-cluster-"), "", "x" * 9000):
+        with pytest.raises(Invalid):
+            await parts.admission.attest(NodeKey().attestation(bad))
+    with pytest.raises(Invalid, match="P-256"):
+        await parts.admission.attest(NodeKey(ec.SECP384R1()).attestation(token))
+
+
+async def test_a_banned_node_gets_in_no_more(parts: ClusterParts) -> None:
+    token = await parts.token("n1")
+    _, key = await parts.node("n1")
+    await parts.decide(lambda s: nodes.ban(s, "n1", "stolen", parts.now))
+    with pytest.raises(Denied, match="banned"):
+        await parts.admission.renew(key.renewal(nonce(parts), NodeKey()))
+    with pytest.raises(Denied, match="banned"):
+        await parts.admission.attest(NodeKey().attestation(token))
+    with pytest.raises(Conflict, match="banned"):
+        await parts.token("n1")
+    with pytest.raises(NotFound):
+        nodes.ban(parts.state, "nobody", "x", parts.now)
+    with pytest.raises(Invalid, match="reason"):
+        nodes.ban(parts.state, "n1", "  ", parts.now)
+
+
+async def test_a_ban_during_a_renewal_wins(parts: ClusterParts) -> None:
+    _, key = await parts.node("n1")
+    parts.presence.gone("n1")
+    real = parts.issuance.node_svid
+
+    async def slow(*given: str) -> object:
+        made = await real(*given)  # type: ignore[arg-type]
+        await parts.decide(lambda s: nodes.ban(s, "n1", "stolen", parts.now))
+        return made
+
+    parts.issuance.node_svid = slow  # type: ignore[method-assign,assignment]
+    with pytest.raises(Denied, match="banned"):
+        await parts.admission.renew(key.renewal(nonce(parts), NodeKey()))
+    assert parts.presence.get("n1") is None
+
+
+async def test_renewal_within_the_window_also_after_expiry(parts: ClusterParts) -> None:
+    _, key = await parts.node()
+    parts.clock.move(29 * 86_400)
+    await parts.round()
+    new = NodeKey()
+    new.answer = await parts.admission.renew(key.renewal(nonce(parts), new))
+    assert new.leaf != key.leaf
+    parts.clock.move(2 * 86_400)
+    await parts.round()
+    with pytest.raises(Denied, match="beyond the window"):
+        await parts.admission.renew(key.renewal(nonce(parts), NodeKey()))
+    await parts.admission.renew(new.renewal(nonce(parts), NodeKey()))
+
+
+async def test_a_nonce_is_spent_once_and_only_by_a_nodes_key(parts: ClusterParts) -> None:
+    _, key = await parts.node()
+    fresh = nonce(parts)
+    stranger = NodeKey()
+    stranger.answer = key.answer
+    with pytest.raises(Denied, match="proof"):
+        await parts.admission.renew(stranger.renewal(fresh, NodeKey()))
+    await parts.admission.renew(key.renewal(fresh, NodeKey()))
+    with pytest.raises(Denied, match="nonce"):
+        await parts.admission.renew(key.renewal(fresh, NodeKey()))
+    late = nonce(parts)
+    parts.clock.move(121)
+    with pytest.raises(Denied, match="nonce"):
+        await parts.admission.renew(key.renewal(late, NodeKey()))
+    with pytest.raises(Denied, match="nonce"):
+        await parts.admission.renew(key.renewal("bm9uY2U=", NodeKey()))
+
+
+async def test_a_leaf_of_before_the_last_attestation(parts: ClusterParts) -> None:
+    _, old = await parts.node()
+    parts.clock.move(60)
+    await parts.node()
+    with pytest.raises(Denied, match="attested again"):
+        await parts.admission.renew(old.renewal(nonce(parts), NodeKey()))
+
+
+async def test_a_leaf_of_a_tainted_authority(parts: ClusterParts) -> None:
+    _, key = await parts.node()
+    authority = parts.one(Kind.X509, Status.ACTIVE)
+    await parts.decide(lambda s: commands.taint(s, authority.id, False, parts.now))
+    with pytest.raises(Denied, match="still believed"):
+        await parts.admission.renew(key.renewal(nonce(parts), NodeKey()))
+
+
+async def test_leaves_that_are_no_nodes_of_ours(parts: ClusterParts) -> None:
+    other = await ClusterParts.make()
+    _, theirs = await other.node()
+    with pytest.raises(Denied, match="still believed"):
+        await parts.admission.renew(theirs.renewal(nonce(parts), NodeKey()))
+    await parts.node()
+    _, ours = await parts.node("n2")
+    workload = NodeKey()
+    workload.answer = {"chain": [text(await _workload(parts, workload))]}
+    with pytest.raises((Denied, Invalid)):
+        await parts.admission.renew(workload.renewal(nonce(parts), NodeKey()))
+    for bad in ("", "AAAA", text(base64.b64decode(ours.answer["chain"][0])[:-1])):
+        ours.answer = {"chain": [bad]}
+        with pytest.raises(Invalid):
+            await parts.admission.renew(ours.renewal(nonce(parts), NodeKey()))
+    await other.close()
+
+
+async def test_a_full_cluster_takes_no_more_nodes() -> None:
+    from trustfed.cluster.config import Policy
+
+    parts = await ClusterParts.make(policy=Policy(max_nodes=1))
+    await parts.node("n1")
+    with pytest.raises(Unavailable, match="its limit"):
+        await parts.node("n2")
+    await parts.node("n1")
+    await parts.close()
+
+
+@pytest.mark.parametrize("ttl", [timedelta(0), timedelta(days=8)])
+async def test_token_lives_are_bounded(parts: ClusterParts, ttl: timedelta) -> None:
+    with pytest.raises(Invalid, match="out of bounds"):
+        nodes.invite(parts.state, "h", "n1", (), ttl, parts.now)
+    with pytest.raises(Invalid):
+        nodes.invite(parts.state, "h", "n1", tuple(f"g{i}" for i in range(33)), HOUR, parts.now)
+
+
+def nonce(parts: ClusterParts) -> str:
+    return str(parts.admission.nonce()["nonce"])
+
+
+async def _workload(parts: ClusterParts, key: NodeKey) -> bytes:
+    from trustfed.proto import node_pb2 as pb
+
+    await parts.entry(id="web")
+    slot = pb.X509Slot(entry_id="web", slot="x509", public_key=key.public)
+    answer = await parts.issuance.x509(parts.state.nodes["n1"], pb.IssueX509Request(slots=[slot]))
+    return bytes(answer.results[0].chain[0])

@@ -1,0 +1,85 @@
+"""trustfed authority: the keys that sign a trust domain's SVIDs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from trustfed.cli import client, output
+from trustfed.cli.options import ClusterSocket, Output, OutputOption, ReasonOption, examples, noun
+
+app = noun()
+AuthorityId = Annotated[str, typer.Argument(metavar="ID", help="The authority, as `trustfed authority list` shows it.")]
+
+
+@app.command("list", epilog=examples("trustfed authority list", "trustfed authority list --output json"))
+def list_(socket: ClusterSocket = None, output_as: OutputOption = Output.TABLE) -> None:
+    """List the authorities, and whom a prepared one still waits for."""
+    columns = {
+        "ID": "id",
+        "KIND": "kind",
+        "STATUS": "status",
+        "TAINTED": "tainted",
+        "CERTIFIED": "certified",
+        "NOT AFTER": "not_after",
+        "WAITING FOR": "waiting_for",
+    }
+    found = client.members(client.cluster(socket).get("/authorities"), "authorities")
+    if output_as is Output.TABLE:
+        # The root signs X.509 authorities only.
+        found = [{**one, "certified": one["certified"] if one["kind"] == "x509" else None} for one in found]
+    output.listing(found, columns, output_as)
+
+
+@app.command(
+    epilog=examples("trustfed authority prepare --reason yearly", "trustfed authority prepare --kind jwt"),
+)
+def prepare(
+    kind: Annotated[str, typer.Option("--kind", help="x509 or jwt.")] = "x509",
+    reason: ReasonOption = "",
+    socket: ClusterSocket = None,
+) -> None:
+    """Prepare the successor of the active authority; it signs once every live consumer holds the bundle with it."""
+    client.cluster(socket).post("/authorities/prepare", {"kind": kind, "reason": reason})
+    output.line(f"a successor of the active {kind} authority is being prepared; `trustfed authority list` follows it")
+
+
+@app.command(epilog=examples('trustfed authority activate 0b1c2d3e4f506172 --reason "peer is lost for good"'))
+def activate(authority: AuthorityId, reason: ReasonOption = "", socket: ClusterSocket = None) -> None:
+    """Activate a prepared authority now, whoever has not got it; the journal names them."""
+    found = client.cluster(socket).post(f"/authorities/{client.segment(authority)}/activate", {"reason": reason})
+    missing = f"; it was missing at {output.cell(found['missing'])}" if found.get("missing") else ""
+    output.line(f"authority {authority} is active{missing}")
+
+
+@app.command(
+    epilog=examples(
+        'trustfed authority taint 0b1c2d3e4f506172 --reason "disk was sold"',
+        'trustfed authority taint 0b1c2d3e4f506172 --reason "key is stolen" --remove-first',
+    ),
+)
+def taint(
+    authority: AuthorityId,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the journal.")],
+    remove_first: Annotated[
+        bool,
+        typer.Option("--remove-first", help="The key is stolen: out of the bundle first, also where that breaks."),
+    ] = False,
+    socket: ClusterSocket = None,
+) -> None:
+    """Trust an authority no longer: a successor signs, everything it signed is replaced, it leaves the bundle."""
+    body = {"reason": reason, "remove_first": remove_first}
+    client.cluster(socket).post(f"/authorities/{client.segment(authority)}/taint", body)
+    output.line(f"authority {authority} is tainted; `trustfed authority list` follows it")
+
+
+@app.command(epilog=examples('trustfed authority revoke 0b1c2d3e4f506172 --reason "key is stolen"'))
+def revoke(
+    authority: AuthorityId,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the journal.")],
+    socket: ClusterSocket = None,
+) -> None:
+    """Take an authority out of the bundle at once, also where that breaks; what it signed is replaced."""
+    client.cluster(socket).post(f"/authorities/{client.segment(authority)}/revoke", {"reason": reason})
+    output.line(f"authority {authority} leaves the bundle; `trustfed authority list` follows it")

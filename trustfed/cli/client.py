@@ -1,0 +1,132 @@
+"""The admin Unix sockets: JSON there and back, and every failure one of our errors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import httpx
+
+from trustfed.errors import Conflict, Invalid, Unavailable
+from trustfed.runtime.errors import from_http
+
+Kind = Literal["hub", "cluster", "agent"]
+# The agent's other socket, agent.sock, is its workloads'.
+DEFAULTS: dict[Kind, Path] = {
+    "hub": Path("/run/trustfed/hub.sock"),
+    "cluster": Path("/run/trustfed/cluster.sock"),
+    "agent": Path("/run/trustfed/agent-admin.sock"),
+}
+MAX_ANSWER = 64 << 20
+TIMEOUT = 30.0
+
+
+class Admin:
+    """One process's admin socket; `socket` None: where the example configuration puts it."""
+
+    def __init__(self, kind: Kind, socket: Path | None) -> None:
+        self.kind, self.socket = kind, socket or DEFAULTS[kind]
+
+    def get(self, path: str, **query: str | int) -> Any:
+        """The JSON that answers GET."""
+        return self._json("GET", path, query=query)
+
+    def post(self, path: str, body: object = None) -> Any:
+        """The JSON that answers POST."""
+        return self._json("POST", path, body)
+
+    def put(self, path: str, body: object) -> Any:
+        """The JSON that answers PUT."""
+        return self._json("PUT", path, body)
+
+    def delete(self, path: str, **query: str | int) -> Any:
+        """The JSON that answers DELETE."""
+        return self._json("DELETE", path, query=query)
+
+    def read(self, path: str, **query: str | int) -> bytes:
+        """The bytes that answer GET."""
+        return self._exchange("GET", path, None, query)[0]
+
+    def _json(self, method: str, path: str, body: object = None, query: dict[str, str | int] | None = None) -> Any:
+        data, url = self._exchange(method, path, body, query or {})
+        try:
+            return httpx.Response(200, content=data).json() if data else None
+        except ValueError:
+            raise Unavailable(f"{url} answered with something that is not JSON") from None
+
+    def _exchange(self, method: str, path: str, body: object, query: dict[str, str | int]) -> tuple[bytes, str]:
+        where = f"the {self.kind}'s admin socket {self.socket}"
+        transport = httpx.HTTPTransport(uds=str(self.socket))
+        try:
+            with (
+                httpx.Client(transport=transport, base_url="http://admin", timeout=TIMEOUT) as client,
+                client.stream(method, path, params=query, json=body) as answer,
+            ):
+                data = b""
+                for part in answer.iter_bytes():
+                    data += part
+                    if len(data) > MAX_ANSWER:
+                        raise Unavailable(f"{where} answered with more than {MAX_ANSWER >> 20} MiB")
+                status = answer.status_code
+        except httpx.TimeoutException:
+            raise Unavailable(f"{where} did not answer within {TIMEOUT:.0f} s") from None
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"{where} cannot be reached: {_reason(error)}",
+                hint=f"does trustfed {self.kind} serve run? --socket or TRUSTFED_{self.kind.upper()}_SOCKET names it",
+            ) from None
+        if status >= 400:
+            raise from_http(status, data)
+        return data, f"{where}, {path},"
+
+
+def hub(socket: Path | None) -> Admin:
+    """The hub."""
+    return Admin("hub", socket)
+
+
+def cluster(socket: Path | None) -> Admin:
+    """A cluster."""
+    return Admin("cluster", socket)
+
+
+def either(socket: Path | None, at_hub: bool) -> Admin:
+    """The hub or the cluster: as `socket` names it, or as the environment does. Raises Invalid, Conflict."""
+    named = {kind: os.environ.get(f"TRUSTFED_{kind.upper()}_SOCKET", "") for kind in ("hub", "cluster")}
+    if socket is not None:
+        return Admin("hub" if at_hub else "cluster", socket)
+    if at_hub:
+        return Admin("hub", Path(named["hub"]) if named["hub"] else None)
+    if named["cluster"]:
+        return Admin("cluster", Path(named["cluster"]))
+    if named["hub"]:
+        return Admin("hub", Path(named["hub"]))
+    both: tuple[Kind, Kind] = ("hub", "cluster")
+    here = [kind for kind in both if DEFAULTS[kind].exists()]
+    if len(here) == 1:
+        return Admin(here[0], None)
+    if here:
+        raise Conflict("a hub and a cluster run here", hint="--hub asks the hub, --socket names one")
+    raise Invalid("no admin socket is named", hint="--socket PATH, TRUSTFED_HUB_SOCKET or TRUSTFED_CLUSTER_SOCKET")
+
+
+def segment(text: str) -> str:
+    """One segment of a path."""
+    return quote(text, safe="")
+
+
+def members(answer: Any, name: str) -> list[dict[str, Any]]:
+    """The list in an answer, whether it stands alone or under a name."""
+    found = answer.get(name) if isinstance(answer, dict) else answer
+    return found if isinstance(found, list) else []
+
+
+def _reason(error: Exception) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+        cause = cause.__cause__ or cause.__context__
+    return str(error) or type(error).__name__

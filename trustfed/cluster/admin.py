@@ -1,0 +1,64 @@
+"""The admin Unix socket of a cluster: what `trustfed entry|node|grant|authority|bundle|cluster` talk to.
+
+Who may connect is the file system's to say (0600); the actor of every decision is the peer's uid.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from fastapi import FastAPI, Response
+
+from trustfed.cluster.admin_parts import AdminParts, answered
+from trustfed.cluster.admin_reading import reading_paths
+from trustfed.cluster.admin_registry import entry_paths, node_paths
+from trustfed.cluster.admin_trust import authority_paths, grant_paths
+from trustfed.federation.envelope import PublicationKey
+from trustfed.runtime import metrics
+from trustfed.runtime.problems import map_errors
+
+
+def admin_app(parts: AdminParts) -> FastAPI:
+    """Every path of the admin socket; answers are JSON, errors problem details with a hint."""
+    app = FastAPI(title="trustfed cluster admin", docs_url=None, redoc_url=None, openapi_url=None)
+    map_errors(app)
+    _health(app, parts)
+    for paths in (entry_paths, node_paths, grant_paths, authority_paths, reading_paths):
+        paths(app, parts)
+    return app
+
+
+def _health(app: FastAPI, parts: AdminParts) -> None:
+    @app.get("/live")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        missing = parts.ready()
+        body = msgspec.json.encode({"status": "not ready" if missing else "ready", "missing": missing})
+        return Response(body, 503 if missing else 200, media_type="application/json")
+
+    @app.get("/metrics")
+    async def exposition() -> Response:
+        return Response(parts.registry.exposition(), media_type=metrics.CONTENT_TYPE)
+
+    @app.get("/status")
+    async def status() -> Response:
+        state, now = parts.fold.state, parts.clock.now()
+        return answered(
+            {
+                "trust_domain": state.trust_domain,
+                "enrolled": state.hub is not None,
+                "hub": parts.hub_status(),
+                "reported_ahead": parts.reported.status(),
+                "position": parts.fold.position,
+                "level": {"epoch": state.level.epoch, "sequence": state.level.sequence},
+                "publication_key": PublicationKey(state.domain.publication_key).fingerprint if state.domain else None,
+                "root_version": len(state.root_documents),
+                "entries": len(state.entries),
+                "nodes": len(state.nodes),
+                "nodes_live": len(parts.presence.live(now)),
+                "addresses": parts.addresses,
+                "missing": parts.ready(),
+            }
+        )

@@ -1,0 +1,86 @@
+"""What every path of the admin socket is made of: its parts, the actor, bodies in and out, decisions recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import msgspec
+from fastapi import Request, Response
+
+from ca.lifecycle import AuthorityState, Consumer
+from ca.lifecycle import Policy as LifecyclePolicy
+from trustfed.cluster.config import Policy
+from trustfed.cluster.presence import Presence
+from trustfed.cluster.reported import Reported
+from trustfed.cluster.state import ClusterState
+from trustfed.errors import Invalid
+from trustfed.journal.events import Recorded, TypedEvent
+from trustfed.journal.fold import Fold
+from trustfed.journal.ports import Journal, Ledger
+from trustfed.runtime import metrics
+from trustfed.runtime.clock import Clock
+
+MAX_PAGE = 1_000
+Body = TypeVar("Body")
+
+
+@dataclass(frozen=True)
+class AdminParts:
+    """What the admin socket reads and moves."""
+
+    fold: Fold[ClusterState]
+    journal: Journal
+    ledger: Ledger
+    presence: Presence
+    policy: Policy
+    clock: Clock
+    registry: metrics.Registry
+    consumers: Callable[[datetime], Sequence[Consumer]]
+    lifecycle: LifecyclePolicy
+    last_leaf: Callable[[AuthorityState, datetime], datetime]
+    hub_status: Callable[[], dict[str, object]]
+    reported: Reported
+    addresses: dict[str, str]
+    ready: Callable[[], list[str]]
+
+
+class Reason(msgspec.Struct, forbid_unknown_fields=True):
+    reason: str = ""
+
+
+async def record(
+    parts: AdminParts, request: Request, decide: Callable[[ClusterState], Sequence[TypedEvent]], reason: str = ""
+) -> list[Recorded]:
+    """Run a decision as the caller. A client that retries names its command in Command-Id, and it is applied once."""
+    command_id = request.headers.get("command-id") or uuid4().hex
+    return await parts.fold.execute(
+        decide, command_id=command_id, actor=actor(request), reason=reason, now=parts.clock.now()
+    )
+
+
+def actor(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+async def body_of(request: Request, kind: type[Body]) -> Body:
+    """The JSON body as `kind`; an empty body is an empty object. Raises Invalid naming the member."""
+    try:
+        return msgspec.json.decode(await request.body() or b"{}", type=kind)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise Invalid(f"the request body does not fit: {str(error)[:200]}") from None
+
+
+def seconds(period: timedelta) -> int:
+    return int(period.total_seconds())
+
+
+def page(limit: int) -> int:
+    return min(max(limit, 1), MAX_PAGE)
+
+
+def answered(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -1,0 +1,148 @@
+"""The admin socket's paths for registration entries, groups of trust domains, and nodes."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+
+from trustfed.cluster import entries, nodes
+from trustfed.cluster.admin_parts import AdminParts, Reason, answered, body_of, record, seconds
+from trustfed.cluster.entries import EntrySpec, Ttls
+from trustfed.cluster.events import EntryPut
+from trustfed.cluster.state import newest_roots
+from trustfed.errors import Conflict, Invalid, NotFound, Unavailable
+from trustfed.federation.names import cluster_id
+from trustfed.federation.token import EnrolmentToken, secret_hash
+from trustfed.spiffe.ids import TrustDomain
+
+
+class TokenRequest(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    groups: tuple[str, ...] = ()
+    ttl: int = 600  # seconds
+
+
+class GroupRequest(msgspec.Struct, forbid_unknown_fields=True):
+    members: tuple[str, ...] = ()
+
+
+def entry_paths(app: FastAPI, parts: AdminParts) -> None:
+    policy = parts.policy
+    ttls = Ttls(
+        seconds(policy.svid_ttl), seconds(policy.svid_ttl_max), seconds(policy.jwt_ttl), seconds(policy.jwt_ttl_max)
+    )
+
+    @app.get("/entries")
+    async def listed() -> Response:
+        return answered([_entry(entry) for entry in parts.fold.state.entries.values()])
+
+    @app.get("/entries/{id_}")
+    async def shown(id_: str) -> Response:
+        entry = parts.fold.state.entries.get(id_)
+        if entry is None:
+            raise NotFound(f"entry {id_[:128]!r} does not exist", hint="trustfed entry list")
+        return answered(_entry(entry))
+
+    @app.post("/entries")
+    async def created(request: Request) -> Response:
+        spec = await body_of(request, EntrySpec)
+        if len(parts.fold.state.entries) >= policy.max_entries:
+            raise Unavailable(
+                f"this cluster has {policy.max_entries} entries, its limit", hint="raise policy.max_entries"
+            )
+        new_id = uuid4().hex[:16]
+        recorded = await record(parts, request, lambda s: entries.put_entry(s, spec, new_id, ttls, parts.clock.now()))
+        # What was recorded, also for a command that is repeated: its entry may have changed since, or be gone.
+        return answered(recorded[0].event.body)
+
+    @app.put("/entries/{id_}")
+    async def updated(id_: str, request: Request) -> Response:
+        spec = msgspec.structs.replace(await body_of(request, EntrySpec), id=id_)
+        recorded = await record(
+            parts, request, lambda s: entries.put_entry(s, spec, id_, ttls, parts.clock.now(), update=True)
+        )
+        return answered(recorded[0].event.body)
+
+    @app.delete("/entries/{id_}")
+    async def deleted(id_: str, request: Request) -> Response:
+        await record(parts, request, lambda s: entries.delete_entry(s, id_))
+        return answered({"id": id_, "deleted": True})
+
+    @app.put("/groups/{name}")
+    async def grouped(name: str, request: Request) -> Response:
+        members = (await body_of(request, GroupRequest)).members
+        await record(parts, request, lambda s: entries.set_group(s, name, members))
+        return answered({"name": name, "members": parts.fold.state.groups.get(name) or ()})
+
+    @app.get("/groups")
+    async def groups() -> Response:
+        return answered([{"name": name, "members": members} for name, members in parts.fold.state.groups.items()])
+
+
+def node_paths(app: FastAPI, parts: AdminParts) -> None:
+    @app.post("/nodes/tokens")
+    async def token(request: Request) -> Response:
+        wanted = await body_of(request, TokenRequest)
+        state, now = parts.fold.state, parts.clock.now().replace(microsecond=0)
+        if state.hub is None:
+            raise Unavailable("this cluster is not enrolled yet")
+        domain, root_set = TrustDomain.parse(state.trust_domain), newest_roots(state)
+        if not 1 <= wanted.ttl <= nodes.MAX_TOKEN_TTL.total_seconds():
+            raise Invalid(f"a token life of {wanted.ttl} s is out of bounds", hint="1 second to 7 days")
+        secret, ttl = secrets.token_bytes(32), timedelta(seconds=wanted.ttl)
+        groups = wanted.groups or ("default",)
+        recorded = await record(
+            parts, request, lambda s: nodes.invite(s, secret_hash(secret), wanted.name, groups, ttl, now)
+        )
+        if recorded[0].event.body.get("token_hash") != secret_hash(secret):
+            raise Conflict(
+                "this command has made a token already, and its secret is not kept", hint="use another Command-Id"
+            )
+        text = EnrolmentToken(
+            kind="node",
+            address=f"https://{parts.addresses['bundle_spiffe']}",
+            name=domain,
+            server_id=cluster_id(domain),
+            newcomer=wanted.name,
+            root_version=root_set.version,
+            root_hash=root_set.hash,
+            secret=secret,
+            expires_at=now + ttl,
+        ).encode()
+        return answered({"token": text, "name": wanted.name, "groups": groups, "expires_at": now + ttl})
+
+    @app.get("/nodes")
+    async def listed() -> Response:
+        found = []
+        for node in parts.fold.state.nodes.values():
+            held = parts.presence.get(node.name)
+            found.append(
+                {
+                    "name": node.name,
+                    "groups": node.groups,
+                    "attestor": node.attestor,
+                    "attested_at": node.attested_at,
+                    "banned": node.banned or None,
+                    "connected": bool(held and held.streams),
+                    "live_until": held.live_until if held else None,
+                    "software": held.software if held else "",
+                    "levels": {domain: list(level) for domain, level in held.levels.items()} if held else {},
+                }
+            )
+        return answered(found)
+
+    @app.post("/nodes/{name}/ban")
+    async def ban(name: str, request: Request) -> Response:
+        reason = (await body_of(request, Reason)).reason
+        await record(parts, request, lambda s: nodes.ban(s, name, reason, parts.clock.now()), reason)
+        return answered({"name": name, "banned": reason})
+
+
+def _entry(entry: EntryPut) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(entry)
+    return shown

@@ -1,0 +1,158 @@
+"""The admin socket's paths for grants, for the authorities of this domain, and for a new epoch of its bundle."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+
+from ca.lifecycle import AuthorityState, Kind, Status, waiting_for
+from trustfed.cluster import authority_commands, grants
+from trustfed.cluster.admin_parts import AdminParts, actor, answered, body_of, record
+from trustfed.errors import Invalid
+from trustfed.federation.envelope import PublicationKey
+
+
+class GrantDecision(msgspec.Struct, forbid_unknown_fields=True):
+    fingerprint: str = ""
+    reason: str = ""
+
+
+class RepinRequest(msgspec.Struct, forbid_unknown_fields=True):
+    publication_key: bytes  # SPKI DER, base64
+    fingerprint: str
+    reason: str = ""
+
+
+class EpochCommand(msgspec.Struct, forbid_unknown_fields=True):
+    reason: str = ""
+    epoch: int = 0  # 0: the next above all that was reported
+
+
+class AuthorityCommand(msgspec.Struct, forbid_unknown_fields=True):
+    reason: str = ""
+    kind: str = "x509"
+    remove_first: bool = False
+
+
+def grant_paths(app: FastAPI, parts: AdminParts) -> None:
+    @app.get("/grants")
+    async def listed() -> Response:
+        return answered([_grant(grant) for grant in parts.fold.state.grants.values()])
+
+    @app.post("/grants/{id_}/accept")
+    async def accepted(id_: str, request: Request) -> Response:
+        said = await body_of(request, GrantDecision)
+        await record(parts, request, lambda s: grants.accept(s, id_, said.fingerprint, parts.clock.now()), said.reason)
+        return answered(_grant(parts.fold.state.grants[id_]))
+
+    @app.post("/grants/{id_}/end")
+    async def ended(id_: str, request: Request) -> Response:
+        said = await body_of(request, GrantDecision)
+        by = actor(request)
+        await record(parts, request, lambda s: grants.end(s, id_, by, said.reason, parts.clock.now()), said.reason)
+        return answered(_grant(parts.fold.state.grants[id_]))
+
+    @app.post("/grants/{id_}/repin")
+    async def repinned(id_: str, request: Request) -> Response:
+        said = await body_of(request, RepinRequest)
+        await record(
+            parts, request, lambda s: grants.repin(s, id_, said.publication_key, said.fingerprint), said.reason
+        )
+        return answered(_grant(parts.fold.state.grants[id_]))
+
+
+def authority_paths(app: FastAPI, parts: AdminParts) -> None:
+    @app.get("/authorities")
+    async def listed() -> Response:
+        now = parts.clock.now()
+        return answered([_authority(a, parts, now) for a in parts.fold.state.authorities.values()])
+
+    @app.post("/authorities/prepare")
+    async def prepared(request: Request) -> Response:
+        said = await body_of(request, AuthorityCommand)
+        await record(parts, request, lambda s: authority_commands.replace_authority(s, said.kind), said.reason)
+        return answered({"kind": said.kind, "state": "a successor is being prepared; it is activated once all hold it"})
+
+    @app.post("/authorities/{id_}/activate")
+    async def activated(id_: str, request: Request) -> Response:
+        said = await body_of(request, AuthorityCommand)
+        now = parts.clock.now()
+        known = parts.fold.state.authorities.get(id_)
+        missing = _missing(known, parts, now) if known else ()
+        await record(
+            parts,
+            request,
+            lambda s: authority_commands.activate(s, id_, lambda a: parts.last_leaf(a, now), said.reason, now, missing),
+            said.reason,
+        )
+        return answered({"id": id_, "state": "active", "missing": missing})
+
+    @app.post("/authorities/{id_}/taint")
+    async def tainted(id_: str, request: Request) -> Response:
+        said = await body_of(request, AuthorityCommand)
+        await record(
+            parts,
+            request,
+            lambda s: authority_commands.taint(s, id_, said.remove_first, parts.clock.now()),
+            said.reason,
+        )
+        return answered({"id": id_, "tainted": True, "remove_first": said.remove_first})
+
+    @app.post("/authorities/{id_}/revoke")
+    async def revoked(id_: str, request: Request) -> Response:
+        said = await body_of(request, AuthorityCommand)
+        await record(parts, request, lambda s: authority_commands.revoke(s, id_, parts.clock.now()), said.reason)
+        return answered({"id": id_, "state": "leaves the bundle at once; what it signed is replaced"})
+
+    @app.post("/epoch")
+    async def begun(request: Request) -> Response:
+        said = await body_of(request, EpochCommand)
+        if not said.reason.strip():
+            raise Invalid("a new epoch needs a reason", hint="--reason 'restored from the backup of 3 March'")
+        now, highest = parts.clock.now(), parts.reported.highest
+        await record(parts, request, lambda s: authority_commands.begin_epoch(s, highest, said.epoch, now), said.reason)
+        floor = parts.fold.state.floor
+        return answered({"epoch": floor.epoch, "sequence": floor.sequence, "reported": list(highest)})
+
+
+def _grant(grant: Any) -> dict[str, Any]:
+    return {
+        "id": grant.id,
+        "importer": grant.importer,
+        "exporter": grant.exporter,
+        "state": grant.state,
+        "from": grant.from_,
+        "until": grant.until,
+        "reason": grant.reason,
+        "fingerprint": PublicationKey(grant.exporter_key).fingerprint,
+        "ended_by": grant.ended_by or None,
+        "ended_reason": grant.ended_reason or None,
+        "hub_knows": grant.confirmed,
+    }
+
+
+def _missing(authority: AuthorityState, parts: AdminParts, now: datetime) -> tuple[str, ...]:
+    """Who holds its activation back, by name."""
+    consumers = list(parts.consumers(now))
+    if authority.kind is Kind.X509:
+        consumers += authority_commands.waiting_for_root(parts.fold.state)
+    return waiting_for(authority, consumers, parts.lifecycle, now)
+
+
+def _authority(authority: AuthorityState, parts: AdminParts, now: datetime) -> dict[str, Any]:
+    waiting = _missing(authority, parts, now) if authority.status is Status.PREPARED else ()
+    return {
+        "id": authority.id,
+        "kind": str(authority.kind),
+        "status": str(authority.status),
+        "tainted": authority.tainted_at is not None,
+        "not_before": authority.not_before,
+        "not_after": authority.not_after,
+        "certified": bool(authority.intermediate),
+        "first_level": list(authority.first_level) if authority.first_level else None,
+        "activated_at": authority.activated_at,
+        "waiting_for": waiting[:100],
+    }

@@ -1,0 +1,110 @@
+"""What operators may ask of authorities, and who holds an activation back. Pure decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from ca.lifecycle import AuthorityState, Consumer, Kind, Level, Status
+from trustfed.cluster import events as e
+from trustfed.cluster.state import ClusterState
+from trustfed.errors import Conflict, Invalid, NotFound
+from trustfed.federation.envelope import MAX_NUMBER
+from trustfed.journal.events import TypedEvent
+
+
+def waiting_for_root(state: ClusterState) -> list[Consumer]:
+    """A prepared X.509 authority without its intermediate holds activation back like a consumer that has not got it.
+
+    Without one, chains that are anchored at the root break, this cluster's own towards the hub too.
+    """
+    prepared = [a for a in state.authorities.values() if a.status is Status.PREPARED and uncertified(a)]
+    return [Consumer(f"root (intermediate of {authority.id})", None) for authority in prepared]
+
+
+def replace_authority(state: ClusterState, kind: str) -> list[TypedEvent]:
+    """An operator wants a successor of the active authority now; it is gated like any other."""
+    if kind not in ("x509", "jwt"):
+        raise Invalid(f"authority kind {kind[:40]!r} is unknown", hint="x509 or jwt")
+    for authority in state.authorities.values():
+        if authority.kind == kind and authority.status is Status.PREPARED:
+            raise Conflict(f"authority {authority.id} is prepared already", hint="it is activated once all hold it")
+    active = [a for a in state.authorities.values() if a.kind == kind and a.status is Status.ACTIVE]
+    if not active:
+        raise Conflict(f"no {kind} authority is active", hint="trustfed authority list")
+    return [e.AuthorityReplaced(active[0].id)]
+
+
+def taint(state: ClusterState, id_: str, remove_first: bool, now: datetime) -> list[TypedEvent]:
+    """The authority's key is not to be trusted any longer: a successor is activated, all it signed is replaced, it goes."""
+    authority = _known(state, id_)
+    if authority.status is Status.REMOVED:
+        raise Conflict(f"authority {id_} has left the bundle already")
+    if authority.tainted_at is not None and authority.remove_first >= remove_first:
+        return []
+    return [e.AuthorityTainted(id_, remove_first, now)]
+
+
+def revoke(state: ClusterState, id_: str, now: datetime) -> list[TypedEvent]:
+    """Taint it and take it out of the bundle at once, whatever breaks: its key is known to be stolen."""
+    return taint(state, id_, True, now)
+
+
+def begin_epoch(state: ClusterState, reported: Level, epoch: int, now: datetime) -> list[TypedEvent]:
+    """Number envelopes anew after a restore from a backup: above our own level and the highest that readers reported.
+
+    `epoch` 0 chooses the next; an operator who does not believe what was reported (a hub may lie) names one.
+    Raises Conflict when an epoch that was begun is not out yet, Invalid for a number that no envelope can bear.
+    """
+    if state.floor > state.level:
+        raise Conflict(f"epoch {state.floor.epoch} is being begun already", hint="trustfed cluster status")
+    highest = max(state.level, reported) if not epoch else state.level
+    chosen = epoch or highest.epoch + 1
+    sequence = max(state.level.sequence, reported.sequence if not epoch else 0) + 1
+    if not state.level.epoch < chosen <= MAX_NUMBER or sequence > MAX_NUMBER:
+        raise Invalid(
+            f"epoch {chosen} with sequence {sequence} cannot follow {state.level.epoch}.{state.level.sequence}",
+            hint=f"above {state.level.epoch}; name it if the level that was reported cannot be true",
+        )
+    return [e.EpochBegun(chosen, sequence, now)]
+
+
+def activate(
+    state: ClusterState,
+    id_: str,
+    last_leaf: Callable[[AuthorityState], datetime],
+    why: str,
+    now: datetime,
+    missing: tuple[str, ...],
+) -> list[TypedEvent]:
+    """Activate a prepared authority by hand, whoever has not got it; they are named in the journal."""
+    authority = _known(state, id_)
+    if authority.status is not Status.PREPARED or authority.tainted_at is not None:
+        raise Conflict(f"authority {id_} is {authority.status}; only a prepared one can be activated")
+    active = next(
+        (a for a in state.authorities.values() if a.kind == authority.kind and a.status is Status.ACTIVE), None
+    )
+    return [
+        e.AuthorityActivated(
+            id_,
+            str(authority.kind),
+            active.id if active else "",
+            last_leaf(active) if active else None,
+            True,
+            missing,
+            why,
+            now,
+        )
+    ]
+
+
+def _known(state: ClusterState, id_: str) -> AuthorityState:
+    authority = state.authorities.get(id_)
+    if authority is None:
+        raise NotFound(f"authority {id_[:64]!r} does not exist", hint="trustfed authority list")
+    return authority
+
+
+def uncertified(authority: AuthorityState) -> bool:
+    """Whether the root has yet to sign this authority's intermediate."""
+    return authority.kind is Kind.X509 and not authority.intermediate and authority.status is not Status.REMOVED

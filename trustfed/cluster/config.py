@@ -1,0 +1,105 @@
+"""How a cluster is configured: one TOML file, checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from ca.keys.open import KeysConfig
+from ca.profiles import JWT_MAX_LIFETIME, NODE_SVID, SYSTEM_SVID, TWIN, X509_SVID
+from trustfed.errors import Invalid
+from trustfed.runtime.config import SecretFile
+
+_SECOND = timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where to listen, and what others dial when that is another address."""
+
+    listen: str
+    advertise: str = ""
+
+    @property
+    def address(self) -> str:
+        return self.advertise or self.listen
+
+
+@dataclass(frozen=True)
+class WebDoor:
+    """The https_web bundle endpoint: a Web PKI certificate from files."""
+
+    listen: str
+    certificate: Path
+    key: SecretFile
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Lifetimes and limits of the trust domain."""
+
+    svid_ttl: timedelta = timedelta(hours=1)
+    svid_ttl_max: timedelta = timedelta(hours=24)
+    jwt_ttl: timedelta = timedelta(minutes=5)
+    jwt_ttl_max: timedelta = timedelta(hours=1)
+    node_ttl: timedelta = timedelta(hours=1)
+    authority_ttl: timedelta = timedelta(hours=72)
+    # Beyond the longest SVID lifetime, before the active authority ends: then a prepared one is activated in any case.
+    safety_margin: timedelta = timedelta(minutes=10)
+    refresh_hint: timedelta = timedelta(minutes=5)
+    # Plain SPIFFE readers may poll the bundle endpoint: an activation waits for them. False only where there are none.
+    polled_readers: bool = True
+    reissue_window: timedelta = timedelta(minutes=5)
+    renew_window: timedelta = timedelta(days=30)
+    max_entries: int = 100_000
+    max_nodes: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("svid_ttl", "jwt_ttl", "node_ttl", "refresh_hint"):
+            if getattr(self, name) < _SECOND:
+                raise Invalid(f"policy.{name} must be at least 1s")
+        for name in ("max_entries", "max_nodes"):
+            if getattr(self, name) < 1:
+                raise Invalid(f"policy.{name} must be at least 1")
+        for name, most in (
+            ("svid_ttl_max", X509_SVID.max_lifetime),
+            ("node_ttl", min(NODE_SVID.max_lifetime, SYSTEM_SVID.max_lifetime)),
+            ("jwt_ttl_max", JWT_MAX_LIFETIME),
+            ("authority_ttl", TWIN.max_lifetime),
+        ):
+            if getattr(self, name) > most:
+                raise Invalid(f"policy.{name} of {getattr(self, name)} is too long", hint=f"at most {most}")
+        if self.svid_ttl > self.svid_ttl_max or self.jwt_ttl > self.jwt_ttl_max:
+            raise Invalid("policy: svid_ttl and jwt_ttl cannot be above svid_ttl_max and jwt_ttl_max")
+        longest = self.longest_leaf
+        if self.authority_ttl <= 2 * (longest + self.safety_margin):
+            raise Invalid(
+                f"policy.authority_ttl of {self.authority_ttl} is too short for leaves that live up to {longest}",
+                hint=f"more than {2 * (longest + self.safety_margin)}: twice the longest leaf and safety_margin",
+            )
+
+    @property
+    def longest_leaf(self) -> timedelta:
+        """The longest life of anything an authority signs."""
+        return max(self.svid_ttl_max, self.jwt_ttl_max, self.node_ttl)
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """One trust domain's control plane."""
+
+    data_dir: Path
+    admin_socket: Path
+    grpc: Door
+    bundle_spiffe: Door
+    bundle_web: WebDoor | None = None
+    keys: KeysConfig = field(default_factory=KeysConfig)
+    policy: Policy = field(default_factory=Policy)
+    log: LogConfig = field(default_factory=LogConfig)

@@ -1,0 +1,75 @@
+"""The HTTPS doors of a cluster: its SPIFFE bundle for anybody, and, on https_spiffe, how nodes get in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from fastapi import FastAPI, Request, Response
+
+from trustfed.cluster.admission import NodeAdmission
+from trustfed.cluster.state import ClusterState
+from trustfed.errors import Unavailable
+from trustfed.federation.envelope import Envelope
+from trustfed.journal.fold import Fold
+from trustfed.runtime.problems import map_errors
+
+
+def bundle_app(own: Callable[[], Envelope]) -> FastAPI:
+    """The SPIFFE bundle endpoint (SPIFFE Federation §5): the bundle document at / and /bundle, the envelope beside it."""
+    app = _app("trustfed bundle endpoint")
+
+    @app.get("/")
+    @app.get("/bundle")
+    async def bundle(request: Request) -> Response:
+        envelope = own()
+        return document(request, envelope.body, "application/json", envelope.bundle.refresh_hint or 60)
+
+    @app.get("/envelope")
+    async def signed(request: Request) -> Response:
+        envelope = own()
+        return document(request, envelope.data, "application/json", envelope.bundle.refresh_hint or 60)
+
+    return app
+
+
+def spiffe_app(own: Callable[[], Envelope], fold: Fold[ClusterState], admission: NodeAdmission) -> FastAPI:
+    """The https_spiffe listener: the bundle endpoint, the root set, attestation and renewal of nodes."""
+    app = bundle_app(own)
+
+    @app.get("/v1/roots")
+    async def roots() -> dict[str, list[str]]:
+        documents = fold.state.root_documents
+        if not documents:
+            raise Unavailable("this cluster is not enrolled yet")
+        return {"documents": [document.decode() for document in documents]}
+
+    @app.get("/v1/nonce")
+    async def nonce() -> dict[str, object]:
+        return admission.nonce()
+
+    @app.post("/v1/node/attest")
+    async def attest(request: Request) -> dict[str, object]:
+        return await admission.attest(await request.body())
+
+    @app.post("/v1/node/renew")
+    async def renew(request: Request) -> dict[str, object]:
+        return await admission.renew(await request.body())
+
+    return app
+
+
+def document(request: Request, body: bytes, content_type: str, max_age: int) -> Response:
+    """A cacheable answer: strong ETag over the bytes, 304 when the reader has them."""
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": f"max-age={max_age}"}
+    wanted = {item.strip() for item in request.headers.get("if-none-match", "").split(",")}
+    if tag in wanted or "*" in wanted:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type=content_type, headers=headers)
+
+
+def _app(title: str) -> FastAPI:
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
+    map_errors(app)
+    return app

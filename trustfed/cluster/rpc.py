@@ -1,0 +1,278 @@
+"""The gRPC door for agents (trustfed/proto/node.proto): mTLS, then in code: a node of this one domain, known and not banned."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import grpc
+
+from ca.lifecycle import Level
+from trustfed.cluster import events as e
+from trustfed.cluster import nodes
+from trustfed.cluster.issuance import Issuance
+from trustfed.cluster.presence import Presence
+from trustfed.cluster.sessions import MAX_REPLAY, Sessions, View
+from trustfed.cluster.state import ClusterState, Node
+from trustfed.errors import Denied, Invalid, Unavailable
+from trustfed.federation.names import node_name
+from trustfed.journal.events import Codec, TypedEvent
+from trustfed.journal.fold import Fold
+from trustfed.journal.ports import Journal
+from trustfed.proto import node_pb2 as pb
+from trustfed.runtime.clock import Clock
+from trustfed.runtime.grpc_server import answering, peer_certificate
+from trustfed.runtime.timestamps import to_ms
+from trustfed.spiffe.bundle import Bundle
+from trustfed.spiffe.verify import verify_x509_svid
+from trustfed.spiffe.x509svid import X509Svid
+
+PROTOCOL = 1
+SOFTWARE = "trustfed/0.1"
+SERVICE = "trustfed.node.v1.Node"
+_MAX_LEVELS = 10_000
+_MAX_INFLIGHT = 4
+_HEARTBEAT_SECONDS = 15.0
+_HELLO_SECONDS = 10.0
+_CACHED_PEERS = 10_000
+
+
+class NodeRpc:
+    """The four methods of the Node service."""
+
+    def __init__(
+        self,
+        fold: Fold[ClusterState],
+        journal: Journal,
+        codec: Codec,
+        bundle: Callable[[], Bundle],
+        issuance: Issuance,
+        presence: Presence,
+        sessions: Sessions,
+        on_levels: Callable[[], None],
+        on_report: Callable[[str, Level], None],
+        clock: Clock,
+    ) -> None:
+        self._on_report = on_report
+        self._fold, self._journal, self._codec, self._bundle = fold, journal, codec, bundle
+        self._issuance, self._presence, self._sessions = issuance, presence, sessions
+        self._on_levels, self._clock = on_levels, clock
+        self._verified: dict[bytes, tuple[Bundle, X509Svid, str]] = {}
+        self._inflight: dict[str, int] = {}
+
+    def handlers(self) -> Any:
+        """For `Server.add_generic_rpc_handlers`."""
+        unary, both = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+
+        def codec(request: Any, response: Any) -> dict[str, Any]:
+            return {
+                "request_deserializer": request.FromString,
+                "response_serializer": response.SerializeToString,
+            }
+
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Sync": both(self.sync, **codec(pb.FromAgent, pb.FromCluster)),
+                "IssueX509": unary(self.issue_x509, **codec(pb.IssueX509Request, pb.IssueX509Response)),
+                "IssueJwt": unary(self.issue_jwt, **codec(pb.IssueJwtRequest, pb.IssueJwtResponse)),
+                "RenewNode": unary(self.renew_node, **codec(pb.RenewNodeRequest, pb.RenewNodeResponse)),
+            },
+        )
+
+    @answering
+    async def issue_x509(self, request: pb.IssueX509Request, context: Any) -> pb.IssueX509Response:
+        _, node = self._caller(context)
+        issued: pb.IssueX509Response = await self._one_of_few(node, self._issuance.x509(node, request))
+        return issued
+
+    @answering
+    async def issue_jwt(self, request: pb.IssueJwtRequest, context: Any) -> pb.IssueJwtResponse:
+        _, node = self._caller(context)
+        issued: pb.IssueJwtResponse = await self._one_of_few(node, self._issuance.jwt(node, request))
+        return issued
+
+    @answering
+    async def renew_node(self, request: pb.RenewNodeRequest, context: Any) -> pb.RenewNodeResponse:
+        svid, node = self._caller(context)
+        issued = await self._one_of_few(
+            node,
+            self._issuance.node_svid(node.name, request.public_key, f"{svid.serial:x}", request.command_id[:128]),
+        )
+        self._presence.alive(node.name, issued.not_after)
+        return pb.RenewNodeResponse(chain=issued.chain, not_after_ms=to_ms(issued.not_after))
+
+    @answering
+    async def sync(self, requests: Any, context: Any) -> None:
+        svid, node = self._caller(context)
+        try:
+            message = await asyncio.wait_for(context.read(), _HELLO_SECONDS)
+        except TimeoutError:
+            raise Invalid(f"no hello came within {_HELLO_SECONDS:.0f} s") from None
+        if message is grpc.aio.EOF or message.WhichOneof("message") != "hello":
+            raise Invalid("the first message of a stream must be a hello")
+        hello = message.hello
+        if not hello.protocol_min <= PROTOCOL <= hello.protocol_max:
+            raise Invalid(f"this cluster speaks protocol {PROTOCOL}", hint="upgrade the agent or the cluster")
+        missed = await self._missed(node.name, hello)
+        # Time has passed: from here to `join` nothing waits.
+        node, state = nodes.standing(self._fold.state, node.name), self._fold.state
+        view = View(node.name, node.groups, self._fold.position)
+        self._presence.alive(node.name, svid.not_after)
+        held = self._presence.get(node.name)
+        assert held is not None
+        held.software, held.heard = hello.software[:64], self._clock.now()
+        held.streams += 1
+        self._presence.says(node.name, self._known(hello.levels))
+        snapshot = missed is None
+        self._sessions.join(view, state, snapshot=snapshot)
+        if missed is not None:
+            self._sessions.missed(view, missed, state)
+        self._on_levels()
+        reader = asyncio.create_task(self._read(context, node.name))
+        try:
+            await self._greet(context, state, snapshot=snapshot)
+            await self._write(context, view, reader, svid.not_after, snapshot=snapshot)
+        finally:
+            reader.cancel()
+            self._sessions.leave(view)
+            held.streams -= 1
+
+    async def _missed(self, name: str, hello: pb.AgentHello) -> list[TypedEvent] | None:
+        """What happened since the agent's position; None when it needs a snapshot: it comes from elsewhere, is too far
+        behind, or attested anew since (its groups may be others).
+        """
+        domain, at = self._fold.state.domain, hello.position
+        assert domain is not None
+        if hello.cluster_instance != domain.instance or not 0 < at <= self._fold.position:
+            return None
+        missed: list[TypedEvent] = []
+        while at < self._fold.position:
+            if self._fold.position - at > MAX_REPLAY:
+                return None
+            records = await self._journal.read(at, MAX_REPLAY)
+            missed += [self._codec.decode(record.event) for record in records]
+            at = records[-1].position
+        anew = any(isinstance(event, e.NodeAttested) and event.name == name for event in missed)
+        return None if anew or len(missed) > MAX_REPLAY else missed
+
+    async def _greet(self, context: Any, state: ClusterState, *, snapshot: bool) -> None:
+        assert state.domain is not None
+        hello = pb.ClusterHello(
+            protocol=PROTOCOL,
+            software=SOFTWARE,
+            position=self._sessions.position,
+            snapshot=snapshot,
+            cluster_instance=state.domain.instance,
+            time_ms=to_ms(self._clock.now()),
+            trust_domain=state.trust_domain,
+        )
+        await context.write(pb.FromCluster(hello=hello))
+        # The second message, before any entry or bundle: an agent that was away learns first what it may no longer do.
+        await context.write(pb.FromCluster(bans=pb.Bans(banned=False)))
+
+    async def _write(
+        self, context: Any, view: View, reader: asyncio.Task[None], until: datetime, *, snapshot: bool
+    ) -> None:
+        first = snapshot
+        while True:
+            if view.over is not None:
+                if isinstance(view.over, Denied):
+                    await context.write(pb.FromCluster(bans=pb.Bans(banned=True, reason=view.over.message)))
+                raise view.over
+            position = self._sessions.position
+            for message in self._sessions.take(view, self._fold.state, self._clock.now()):
+                if view.over is not None:
+                    break
+                await context.write(message)
+            if view.over is not None:
+                continue
+            if first:
+                await context.write(pb.FromCluster(position=position, snapshot_end=pb.SnapshotEnd()))
+                first = False
+            changed = asyncio.ensure_future(view.changed())
+            try:
+                done, _ = await asyncio.wait(
+                    {changed, reader}, timeout=_HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                changed.cancel()
+            if view.over is not None:
+                continue
+            if reader in done:
+                reader.result()
+                return
+            if self._clock.now() >= until:
+                raise Unavailable("the SVID of this connection has expired", hint="connect again with a newer one")
+            if not done:
+                # What happened meanwhile was nothing to this agent: it need not be replayed when it comes back.
+                beat = pb.Heartbeat(time_ms=to_ms(self._clock.now()))
+                at = 0 if view.pending else self._sessions.position
+                await context.write(pb.FromCluster(position=at, heartbeat=beat))
+
+    async def _read(self, context: Any, name: str) -> None:
+        while (message := await context.read()) is not grpc.aio.EOF:
+            held = self._presence.get(name)
+            if held is None:
+                return
+            held.heard = self._clock.now()
+            if message.WhichOneof("message") == "acknowledge":
+                for domain, level in self._known([message.acknowledge]):
+                    if self._presence.acknowledges(name, domain, level):
+                        self._on_levels()
+
+    async def _one_of_few(self, node: Node, work: Awaitable[Any]) -> Any:
+        """One node cannot take the whole house: a few requests at once, the rest is told to wait."""
+        if self._inflight.get(node.name, 0) >= _MAX_INFLIGHT:
+            if asyncio.iscoroutine(work):
+                work.close()
+            raise Unavailable(f"node {node.name} has {_MAX_INFLIGHT} requests under way", hint="ask in batches")
+        self._inflight[node.name] = self._inflight.get(node.name, 0) + 1
+        try:
+            made = await work
+            nodes.standing(self._fold.state, node.name)  # it may have been banned meanwhile
+            return made
+        finally:
+            self._inflight[node.name] -= 1
+            if not self._inflight[node.name]:
+                del self._inflight[node.name]
+
+    def _caller(self, context: Any) -> tuple[X509Svid, Node]:
+        """The node behind the connection. Raises Denied for anybody else: another domain, a workload, a banned node."""
+        bundle, now = self._bundle(), self._clock.now()
+        digest = hashlib.sha256(b"".join(context.auth_context().get("x509_pem_cert", ()))).digest()
+        known = self._verified.get(digest)
+        if known is None or known[0] is not bundle or not known[1].not_before <= now < known[1].not_after:
+            svid = verify_x509_svid([peer_certificate(context)], bundle, now)
+            try:
+                known = (bundle, svid, node_name(svid.id))
+            except Invalid:
+                raise Denied(f"{svid.id} is not a node", hint="only node agents may call this service") from None
+            if len(self._verified) >= _CACHED_PEERS:
+                self._verified.clear()
+            self._verified[digest] = known
+        return known[1], nodes.standing(self._fold.state, known[2])
+
+    def _known(self, said: Any) -> list[tuple[str, Level]]:
+        """The levels of bundles that this cluster has handed out; any other is nobody's business here.
+
+        One of the own domain above the newest there is shows that this cluster was restored from a backup.
+        """
+        if len(said) > _MAX_LEVELS:
+            raise Invalid(f"{len(said)} levels in one message", hint=f"at most {_MAX_LEVELS}")
+        state, levels = self._fold.state, []
+        for level in said:
+            peer, at = state.peers.get(level.trust_domain), Level(level.epoch, level.sequence)
+            if level.trust_domain == state.trust_domain:
+                self._on_report("an agent", at)
+                newest = state.level
+            elif peer is not None:
+                newest = Level(peer.epoch, peer.sequence)
+            else:
+                continue
+            if at <= newest:
+                levels.append((level.trust_domain, at))
+        return levels

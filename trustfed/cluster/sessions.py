@@ -1,0 +1,281 @@
+"""One view per connected agent: what is still to be sent to it.
+
+A view holds which things changed, never messages: each thing once, however often it changed. So a slow agent costs nothing
+and gets the newest only, an agent that was away resumes by position, and work is proportional to the change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ca.lifecycle import Status
+from trustfed.cluster import events as e
+from trustfed.cluster.entries import federates, serves
+from trustfed.cluster.state import ClusterState, Node
+from trustfed.errors import Conflict, Denied, TrustfedError
+from trustfed.journal.events import TypedEvent
+from trustfed.proto import node_pb2 as pb
+from trustfed.runtime.timestamps import to_ms
+
+MAX_STREAMS = 2  # of one node: a dead connection lingers until keepalive finds it
+MAX_ENTRIES_PER_MESSAGE = 200
+MAX_MESSAGE_BYTES = 512 * 1024
+"""Entries of one message; a single entry may be larger, up to the bounds of its fields (about 600 KiB)."""
+MAX_REMOVED_PER_MESSAGE = 2_000
+MAX_REPLAY = 1_000
+"""Events that a resuming agent is brought over one by one; further behind it gets a snapshot."""
+
+Item = tuple[str, str]
+
+
+@dataclass(eq=False)
+class View:
+    """One agent's stream, seen from the cluster."""
+
+    node: str
+    groups: tuple[str, ...]
+    joined: int = 0  # the journal's position at that moment
+    over: TrustfedError | None = None
+    pending: set[Item] = field(default_factory=set)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def mark(self, items: Iterable[Item]) -> None:
+        """These are to be sent."""
+        self.pending.update(items)
+        self._wake.set()
+
+    def end(self, error: TrustfedError) -> None:
+        """The stream must end with this error."""
+        self.over = self.over or error
+        self._wake.set()
+
+    async def changed(self) -> None:
+        """Wait until something was marked or the stream is over."""
+        await self._wake.wait()
+        self._wake.clear()
+
+
+class Sessions:
+    """Connects the journal's events to the agents' views. No method waits.
+
+    `position` is that of the last event that was marked. The state may be ahead of it, so it, not the state's, is what
+    a message brings an agent to: what the state has more is marked later, and sent again.
+    """
+
+    def __init__(self, state: ClusterState, position: int, reissue_spread: int) -> None:
+        self.position = position
+        self._reissue_spread = reissue_spread
+        self._views: dict[str, list[View]] = defaultdict(list)
+        self._by_parent: dict[str, set[str]] = defaultdict(set)
+        self._parent: dict[str, str] = {}
+        for entry in state.entries.values():
+            self._index(entry.id, entry.parent)
+
+    def __len__(self) -> int:
+        return sum(len(views) for views in self._views.values())
+
+    def join(self, view: View, state: ClusterState, *, snapshot: bool) -> None:
+        """Begin a stream; with `snapshot`, mark everything that this node may have."""
+        own = self._views[view.node]
+        if len(own) >= MAX_STREAMS:
+            own.pop(0).end(Conflict("a newer stream of this node took the place"))
+        own.append(view)
+        if not snapshot:
+            return
+        items: set[Item] = {("bundle", state.trust_domain)}
+        items.update(("bundle", peer) for peer in state.peers)
+        items.update(_reissues(state))
+        for parent in _parents(view):
+            items.update(("entry", id_) for id_ in self._by_parent.get(parent, ()))
+        view.mark(items)
+
+    def missed(self, view: View, events: Sequence[TypedEvent], state: ClusterState) -> None:
+        """Mark what happened while the agent was away."""
+        view.mark({item for event in events for item in self._items(event, state)})
+
+    def leave(self, view: View) -> None:
+        """The stream is over."""
+        views = self._views.get(view.node, [])
+        if view in views:
+            views.remove(view)
+        if not views:
+            self._views.pop(view.node, None)
+
+    def on_event(self, position: int, event: TypedEvent, state: ClusterState) -> None:
+        """Mark what one event means for whom."""
+        self.position = position
+        if isinstance(event, e.NodeAttested):
+            # Its groups may be others now, or its machine: it begins anew.
+            for view in self._views.get(event.name, ()):
+                if view.joined < position:
+                    view.end(Conflict(f"node {event.name} attested anew", hint="connect again"))
+            return
+        if isinstance(event, e.NodeBanned):
+            for view in self._views.get(event.name, ()):
+                view.end(Denied(f"node {event.name} is banned: {event.reason}"))
+            return
+        if isinstance(event, e.EntryPut | e.EntryDeleted):
+            self._on_entry(event)
+            return
+        items = self._items(event, state)
+        if items:
+            for view in self._all():
+                view.mark([item for item in items if self._concerns(view, item)])
+
+    def refresh(self, domains: Iterable[str]) -> None:
+        """Time alone opened or closed these domains' grants."""
+        items = [("bundle", domain) for domain in domains]
+        for view in self._all():
+            view.mark(items)
+
+    def take(self, view: View, state: ClusterState, now: datetime) -> Iterator[pb.FromCluster]:
+        """What is to be sent now, removals first. Messages are made as they are asked for, so that a node with many
+        entries holds nobody up; the last one brings the agent to `position`.
+        """
+        position, items, view.pending = self.position, view.pending, set()
+        messages = self._messages(items, state.nodes[view.node], state, now)
+        last = next(messages, None)
+        for message in messages:
+            assert last is not None
+            yield last
+            last = message
+        if last is not None:
+            last.position = position
+            yield last
+
+    def _messages(self, items: set[Item], node: Node, state: ClusterState, now: datetime) -> Iterator[pb.FromCluster]:
+        entries: list[e.EntryPut] = []
+        removed: list[str] = []
+        for _, key in sorted(item for item in items if item[0] == "entry"):
+            entry = state.entries.get(key)
+            if entry is None or not serves(entry, node, now):
+                removed.append(key)
+            else:
+                entries.append(entry)
+        for start in range(0, len(removed), MAX_REMOVED_PER_MESSAGE):
+            yield pb.FromCluster(entries=pb.Entries(remove=removed[start : start + MAX_REMOVED_PER_MESSAGE]))
+        bundles = [_bundle(key, state, now) for kind, key in sorted(items) if kind == "bundle"]
+        yield from (m for m in bundles if m.HasField("bundle_removed"))
+        yield from (m for m in bundles if m.HasField("bundle"))
+        yield from _upserts(entries, state)
+        yield from (self._reissue(key) for kind, key in sorted(items) if kind == "reissue")
+
+    def _reissue(self, authority: str) -> pb.FromCluster:
+        """What this authority signed is to be replaced, spread out so that not all agents ask at once."""
+        spread = self._reissue_spread
+        return pb.FromCluster(
+            reissue=pb.Reissue(authorities=[authority], spread_seconds=spread, drop_jwts=True, reason="tainted")
+        )
+
+    def _on_entry(self, event: e.EntryPut | e.EntryDeleted) -> None:
+        parents = {self._parent.get(event.id, "")}
+        if isinstance(event, e.EntryPut):
+            parents.add(event.parent)
+            self._index(event.id, event.parent)
+        else:
+            self._index(event.id, "")
+        for view in self._all():
+            if not parents.isdisjoint(_parents(view)):
+                view.mark([("entry", event.id)])
+
+    def _items(self, event: TypedEvent, state: ClusterState) -> set[Item]:
+        match event:
+            case e.EntryPut() | e.EntryDeleted():
+                return {("entry", event.id)}
+            case e.BundlePublished():
+                return {("bundle", state.trust_domain)}
+            case e.PeerBundle():
+                return {("bundle", event.trust_domain)}
+            case e.GrantAccepted() | e.GrantEnded() | e.GrantRepinned():
+                return {("bundle", state.grants[event.id].exporter)}
+            case e.AuthorityReissued() | e.AuthorityActivated() | e.AuthorityRemoved():
+                return set(_reissues(state))
+            case e.GroupSet():
+                wanted = f"group:{event.name}"
+                return {("entry", entry.id) for entry in state.entries.values() if wanted in entry.federates_with}
+        return set()
+
+    def _concerns(self, view: View, item: Item) -> bool:
+        """A node is told nothing of entries that are not its own."""
+        return item[0] != "entry" or self._parent.get(item[1], "") in _parents(view)
+
+    def _index(self, id_: str, parent: str) -> None:
+        old = self._parent.pop(id_, None)
+        if old is not None:
+            self._by_parent[old].discard(id_)
+            if not self._by_parent[old]:
+                del self._by_parent[old]
+        if parent:
+            self._parent[id_] = parent
+            self._by_parent[parent].add(id_)
+
+    def _all(self) -> list[View]:
+        return [view for views in self._views.values() for view in views]
+
+
+def _parents(view: View) -> list[str]:
+    return [f"node/{view.node}", *(f"group/{group}" for group in view.groups)]
+
+
+def _reissues(state: ClusterState) -> list[Item]:
+    """The tainted authorities whose SVIDs are to be replaced: told so, or gone already, and another one signs.
+
+    One that was taken out first was never told: that is said as soon as a successor is active.
+    """
+    every = list(state.authorities.values())
+    return [
+        ("reissue", a.id)
+        for a in every
+        if a.tainted_at is not None
+        and (a.reissue_at is not None or (a.status is Status.REMOVED and a.activated_at is not None))
+        and any(b.kind is a.kind and b.status is Status.ACTIVE and b.tainted_at is None for b in every)
+    ]
+
+
+def _upserts(entries: Sequence[e.EntryPut], state: ClusterState) -> Iterator[pb.FromCluster]:
+    """Entries in messages of bounded count and size."""
+    batch, size = pb.Entries(), 0
+    for entry in entries:
+        made = _entry(entry, state)
+        length = made.ByteSize()
+        if batch.upsert and (size + length > MAX_MESSAGE_BYTES or len(batch.upsert) >= MAX_ENTRIES_PER_MESSAGE):
+            yield pb.FromCluster(entries=batch)
+            batch, size = pb.Entries(), 0
+        batch.upsert.append(made)
+        size += length
+    if batch.upsert:
+        yield pb.FromCluster(entries=batch)
+
+
+def _entry(entry: e.EntryPut, state: ClusterState) -> pb.Entry:
+    return pb.Entry(
+        id=entry.id,
+        spiffe_id=entry.spiffe_id,
+        selectors=entry.selectors,
+        x509_ttl_seconds=entry.x509_ttl,
+        jwt_ttl_seconds=entry.jwt_ttl,
+        dns_names=entry.dns_names,
+        federates_with=federates(state, entry),
+        hint=entry.hint,
+        admin=entry.admin,
+        expires_at_ms=to_ms(entry.expires_at) if entry.expires_at else 0,
+        created_at_ms=to_ms(entry.created_at),
+    )
+
+
+def _bundle(domain: str, state: ClusterState, now: datetime) -> pb.FromCluster:
+    """A domain's newest envelope with the key it is pinned by, or that it is to be forgotten."""
+    if domain == state.trust_domain:
+        assert state.domain is not None
+        key = state.domain.publication_key
+        return pb.FromCluster(
+            bundle=pb.Bundle(trust_domain=domain, envelope=state.envelope, publication_key=key, home=True)
+        )
+    grant, peer = state.imports(now).get(domain), state.peers.get(domain)
+    if grant is None or peer is None or peer.key != grant.exporter_key:
+        return pb.FromCluster(bundle_removed=pb.BundleRemoved(trust_domain=domain))
+    return pb.FromCluster(bundle=pb.Bundle(trust_domain=domain, envelope=peer.envelope, publication_key=peer.key))

@@ -1,0 +1,221 @@
+"""The demo's house: folders, ports, configuration files and command lines of a hub, two clusters and what is in them."""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from trustfed.demo.processes import Process
+from trustfed.errors import Conflict, Invalid, Unavailable
+from trustfed.runtime.sockets import MAX_PATH
+
+HUB_DOMAIN = "trustfed-hub.example"
+NODE = "node-1"
+CLI = [sys.executable, "-m", "trustfed.cli"]
+# Below the ports that the system gives to outgoing connections: a process that is started again finds its own free.
+PORTS = range(20_000, 32_000)
+
+
+@dataclass
+class Hub:
+    """The hub's places."""
+
+    folder: Path
+    grpc: str
+    https: str
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "hub.toml"
+
+    @property
+    def admin(self) -> Path:
+        return self.folder / "admin.sock"
+
+    @property
+    def public(self) -> Path:
+        return self.folder / "public"
+
+
+@dataclass
+class Cluster:
+    """One trust domain's places: control plane, one node's agent, one workload."""
+
+    name: str
+    owner: str
+    path: str
+    folder: Path
+    grpc: str
+    bundle: str
+    address: str  # of its workload
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "cluster.toml"
+
+    @property
+    def admin(self) -> Path:
+        return self.folder / "admin.sock"
+
+    @property
+    def token(self) -> Path:
+        return self.folder / "enrolment.token"
+
+    @property
+    def agent_config(self) -> Path:
+        return self.folder / "agent.toml"
+
+    @property
+    def agent_data(self) -> Path:
+        return self.folder / "agent"
+
+    @property
+    def api(self) -> Path:
+        return self.folder / "api.sock"
+
+    @property
+    def agent_admin(self) -> Path:
+        return self.folder / "agent.sock"
+
+    @property
+    def control(self) -> Path:
+        return self.folder / "work.sock"
+
+    @property
+    def workload_id(self) -> str:
+        return f"spiffe://{self.name}{self.path}"
+
+
+@dataclass
+class House:
+    """Everything the demo starts."""
+
+    directory: Path
+    hub: Hub
+    clusters: tuple[Cluster, Cluster]
+    svid_ttl: timedelta
+    openbao: str  # HOST:PORT, when the keys lie there
+    keys: dict[str, str] = field(default_factory=dict)  # extra lines of [keys], by cluster name and "hub"
+    processes: list[Process] = field(default_factory=list)
+
+    def add(self, name: str, argv: list[str], mark: Path) -> Process:
+        """A process of this house; not started yet."""
+        process = Process(name, argv, self.directory / "logs" / f"{name}.log", str(mark))
+        self.processes.append(process)
+        return process
+
+
+def plan(directory: Path | None, svid_ttl: timedelta) -> House:
+    """Choose folders and ports. Raises Invalid (path too long), Conflict (folder in use)."""
+    if not timedelta(seconds=5) <= svid_ttl <= timedelta(hours=1):
+        raise Invalid(f"SVIDs of {svid_ttl} are no good for a demo", hint="--svid-ttl from 5s to 1h")
+    if directory is None:
+        directory = Path(tempfile.mkdtemp(prefix="trustfed-"))
+    directory = directory.absolute()
+    # The longest socket path of the house, and what the agent's lock beside it needs.
+    if len(str(directory / "prod-eu-central" / "agent.sock").encode()) + 8 > MAX_PATH:
+        raise Invalid(f"{directory} is too long a path for Unix sockets", hint="choose a folder with a shorter path")
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise Conflict(f"{directory} is not empty", hint="choose a new folder, or leave --directory out")
+    ports = _free_ports(9)
+    places = [f"127.0.0.1:{port}" for port in ports]
+    hub = Hub(directory / "hub", places[0], places[1])
+    west = Cluster("prod-us-west", "team-storefront", "/shop/storefront", directory / "prod-us-west", *places[2:5])
+    central = Cluster(
+        "prod-eu-central", "team-warehouse", "/shop/warehouse", directory / "prod-eu-central", *places[5:8]
+    )
+    for folder in (directory / "logs", hub.folder, west.folder, central.folder):
+        folder.mkdir(mode=0o700)
+    return House(directory, hub, (west, central), svid_ttl, places[8])
+
+
+def write_configurations(house: House) -> None:
+    """The TOML files of every process."""
+    hub = house.hub
+    hub.config.write_text(
+        f"""\
+trust_domain = "{HUB_DOMAIN}"
+data_dir = "data"
+admin_socket = "admin.sock"
+dns_names = ["localhost"]
+[grpc]
+listen = "{hub.grpc}"
+[https]
+listen = "{hub.https}"
+[publication]
+directory = "public"
+[keys]
+workers = 0
+{house.keys.get("hub", 'directory = "keys"')}
+"""
+    )
+    seconds = int(house.svid_ttl.total_seconds())
+    for cluster in house.clusters:
+        cluster.config.write_text(
+            f"""\
+data_dir = "data"
+admin_socket = "admin.sock"
+[grpc]
+listen = "{cluster.grpc}"
+[bundle_spiffe]
+listen = "{cluster.bundle}"
+[policy]
+svid_ttl = "{seconds}s"
+node_ttl = "10m"
+# Nobody polls the bundles here, so a new authority waits for those who are connected only.
+polled_readers = false
+[keys]
+workers = 0
+{house.keys.get(cluster.name, 'directory = "keys"')}
+"""
+        )
+        cluster.agent_config.write_text('data_dir = "agent"\nsocket = "api.sock"\nadmin_socket = "agent.sock"\n')
+
+
+def hub_process(house: House) -> Process:
+    """The hub."""
+    return house.add("hub", [*CLI, "hub", "serve", "--config", str(house.hub.config)], house.hub.config)
+
+
+def cluster_process(house: House, cluster: Cluster) -> Process:
+    """A control plane."""
+    argv = [*CLI, "cluster", "serve", "--config", str(cluster.config)]
+    return house.add(f"cluster-{cluster.name}", argv, cluster.config)
+
+
+def agent_process(house: House, cluster: Cluster, token: Path) -> Process:
+    """An agent; the token is ignored once it is enrolled, so the same command starts it again."""
+    argv = [*CLI, "agent", "serve", "--config", str(cluster.agent_config), "--join", f"@{token}"]
+    return house.add(f"agent-{cluster.name}", argv, cluster.agent_config)
+
+
+def workload_process(house: House, cluster: Cluster) -> Process:
+    """A workload, which calls the workload of the other trust domain."""
+    (peer,) = (other for other in house.clusters if other is not cluster)
+    argv = [sys.executable, "-m", "trustfed.demo.workload", "--api", str(cluster.api)]
+    argv += ["--control", str(cluster.control), "--listen", cluster.address]
+    argv += ["--peer", peer.address, "--peer-id", peer.workload_id]
+    return house.add(f"workload-{cluster.name}", argv, cluster.control)
+
+
+def _free_ports(count: int) -> list[int]:
+    found: list[int] = []
+    chooser = random.SystemRandom()
+    for _ in range(1_000):
+        port = chooser.choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise Unavailable(f"no {count} free ports between {PORTS[0]} and {PORTS[-1]} on this machine")
