@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,18 @@ class KeysConfig:
     workers: int = 1
     vault: VaultConfig | None = None
 
+    def __post_init__(self) -> None:
+        if self.store not in STORES:
+            raise Invalid(f"[keys] store = {self.store[:40]!r} is unknown", hint=f"one of: {', '.join(STORES)}")
+        if self.store == "transit" and self.vault is None:
+            raise Invalid('[keys] store = "transit" has no [keys.vault] table', hint="url and token_file at least")
+        if self.machine_key_file is not None and self.passphrase_file is not None:
+            raise Invalid("[keys] names both a machine_key_file and a passphrase_file", hint="name one of them")
+        if not 0 <= self.workers <= MAX_WORKERS:
+            raise Invalid(
+                f"[keys] workers = {self.workers} is out of bounds", hint=f"0 to {MAX_WORKERS}; 0: no workers"
+            )
+
 
 def open_keys(config: KeysConfig) -> KeyStore:
     """Return the key store that the configuration names; call `close_keys` at the end.
@@ -57,26 +70,21 @@ def open_keys(config: KeysConfig) -> KeyStore:
         return MemoryKeys()
     if config.store == "file":
         return _file(config)
-    if config.store == "transit":
-        return _transit(config.vault)
-    raise Invalid(f"[keys] store = {config.store[:40]!r} is unknown", hint=f"one of: {', '.join(STORES)}")
+    assert config.vault is not None  # KeysConfig has checked
+    return _transit(config.vault)
 
 
 async def close_keys(keys: KeyStore) -> None:
-    """End the processes, threads and connections that a store of `open_keys` holds."""
-    if isinstance(keys, SigningPool):
-        keys.close()
-    elif hasattr(keys, "close"):
-        await keys.close()
+    """End the processes, threads and connections that a store of `open_keys` holds: its `close`, plain or async, if any."""
+    close = getattr(keys, "close", None)
+    ended = close() if close else None
+    if inspect.isawaitable(ended):
+        await ended
 
 
 def _file(config: KeysConfig) -> KeyStore:
     if config.directory is None:
         raise Invalid('[keys] store = "file" has no directory', hint="directory = ...")
-    if config.machine_key_file is not None and config.passphrase_file is not None:
-        raise Invalid("[keys] names both a machine_key_file and a passphrase_file", hint="name one of them")
-    if not 0 <= config.workers <= MAX_WORKERS:
-        raise Invalid(f"[keys] workers = {config.workers} is out of bounds", hint=f"0 to {MAX_WORKERS}; 0: no workers")
     directory = config.directory
     wrapping: Wrapping
     if config.passphrase_file is not None:
@@ -91,9 +99,7 @@ def _file(config: KeysConfig) -> KeyStore:
     return SigningPool(keys, workers=config.workers) if config.workers else keys
 
 
-def _transit(config: VaultConfig | None) -> KeyStore:
-    if config is None:
-        raise Invalid('[keys] store = "transit" has no [keys.vault] table', hint="url and token_file at least")
+def _transit(config: VaultConfig) -> KeyStore:
     # Here and not above: hvac and requests take 0.15 s to import, and only this store needs them.
     from ca.keys.transit import TransitKeys  # noqa: PLC0415
     from ca.keys.vault_client import VaultServer  # noqa: PLC0415

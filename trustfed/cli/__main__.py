@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from trustfed.cli.entry import main
+from trustfed.cli.start import main
 
 sys.exit(main())

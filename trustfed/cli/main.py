@@ -36,8 +36,7 @@ NOUNS = {
     "audit": "Read and verify the journal of a hub or a cluster.",
 }
 
-# trustfed.cli.entry is where the console script begins.
-MODULES = {"entry": "registration"}
+# trustfed.cli.start is where the console script begins.
 
 
 class Noun(TyperCommand):
@@ -59,7 +58,7 @@ class Nouns(TyperGroup):
 
 def load(noun: str) -> TyperCommand | TyperGroup:
     """The real command of a noun."""
-    app = importlib.import_module(f"trustfed.cli.{MODULES.get(noun, noun)}").app
+    app = importlib.import_module(f"trustfed.cli.{noun}").app
     command: TyperCommand | TyperGroup = (
         typer.main.get_command(app) if noun == "demo" else typer.main.get_group(app)  # type: ignore[assignment]
     )

@@ -172,13 +172,20 @@ class _Running:
         await self._identity.renew()
         server, doors = await self._open_doors()
         parts.authorities.on_step(self._identity.authorities_changed)
+        certifier = HubCertifier(
+            lambda: self._uplink.connected_since is not None,
+            self._uplink.calls.certify,
+            self._fold,
+            parts.keys,
+            self._clock,
+        )
         tasks = [
             asyncio.create_task(work)
             for work in (
                 watching.events(),
                 watching.grant_times(),
                 parts.authorities.run(watching.consumers),
-                parts.authorities.certify(HubCertifier(self._uplink, self._fold, parts.keys, self._clock)),
+                parts.authorities.certify(certifier),
                 self._identity.run(),
                 self._uplink.run(),
                 self._uplink.calls.tell_decisions(),

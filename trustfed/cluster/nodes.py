@@ -64,6 +64,10 @@ def attest(
     state: ClusterState, admission: Admission, attestor: str, key_hash: str, chain: Sequence[bytes], now: datetime
 ) -> list[TypedEvent]:
     """Admit the node with this key and answer. Decided under the journal's order: of two keys at once one gets in."""
+    held = state.nodes.get(admission.node)
+    if held is not None and held.banned:
+        # Whatever the attestor says: only a new name gets a banned machine back.
+        raise Denied(f"node {admission.node} is banned: {held.banned}", hint="give the new node another name")
     if admission.key_hash:
         return []
     return [NodeAttested(admission.node, admission.groups, attestor, admission.evidence, key_hash, tuple(chain), now)]

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from ca.keys.port import KeyStore
 from trustfed.cluster.enrolment import expect
 from trustfed.cluster.state import ClusterState
-from trustfed.cluster.uplink import Uplink
 from trustfed.errors import Invalid, Unavailable
 from trustfed.federation import enrolment, roots
 from trustfed.journal.fold import Fold
@@ -29,13 +29,21 @@ from trustfed.spiffe.ids import SpiffeId
 class HubCertifier:
     """Has the root sign: over the stream while there is one, by the side door otherwise."""
 
-    def __init__(self, uplink: Uplink, fold: Fold[ClusterState], keys: KeyStore, clock: Clock) -> None:
-        self._uplink, self._fold, self._keys, self._clock = uplink, fold, keys, clock
+    def __init__(
+        self,
+        connected: Callable[[], bool],
+        over_stream: Callable[[str, bytes], Awaitable[bytes]],
+        fold: Fold[ClusterState],
+        keys: KeyStore,
+        clock: Clock,
+    ) -> None:
+        self._connected, self._over_stream = connected, over_stream
+        self._fold, self._keys, self._clock = fold, keys, clock
 
     async def certify(self, authority: str, csr: bytes) -> bytes:
         """The intermediate (DER) of `authority`. Raises Unavailable while the hub is away."""
-        if self._uplink.connected_since is not None:
-            return await self._uplink.calls.certify(authority, csr)
+        if self._connected():
+            return await self._over_stream(authority, csr)
         return await resign(self._fold.state, self._keys, authority, csr, self._clock.now())
 
 

@@ -13,21 +13,24 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
+from grpclib.client import Stream
+
 from ca.lifecycle import Level
 from trustfed.cluster import events as e
 from trustfed.cluster.enrolment import expect
 from trustfed.cluster.hub_calls import SERVICE, HubCalls
 from trustfed.cluster.hub_news import HubNews
 from trustfed.cluster.identity import OwnIdentity
+from trustfed.cluster.resign import push_envelope
 from trustfed.cluster.state import ClusterState, newest_roots
-from trustfed.errors import Invalid, TrustfedError, Unavailable
+from trustfed.errors import Denied, Invalid, TrustfedError, Unavailable
 from trustfed.journal.events import TypedEvent
 from trustfed.journal.fold import Fold
 from trustfed.proto import federation_pb2 as pb
 from trustfed.runtime import logs
 from trustfed.runtime.addresses import split
 from trustfed.runtime.clock import Clock
-from trustfed.runtime.grpc_client import VerifiedChannel, stream
+from trustfed.runtime.grpc_client import VerifiedChannel, receive, stream
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.timestamps import to_ms
 from trustfed.runtime.tls import client_context
@@ -109,6 +112,8 @@ class Uplink:
             except TrustfedError as error:
                 self._last_error = error.message
                 log.warning("stream to the hub ended", error=error.message)
+                if isinstance(error, Denied):
+                    await self._introduce()
             except Exception as error:  # whatever a hub sends ends its stream, never this process
                 self._last_error = f"the stream broke: {type(error).__name__}"
                 log.exception("stream to the hub broke", error=error)
@@ -117,6 +122,13 @@ class Uplink:
                 self._gauge.set(0)
             wait = _FIRST_WAIT if self._clock.monotonic() - started > _LONGEST_WAIT else min(wait * 2, _LONGEST_WAIT)
             await self._clock.sleep(random.uniform(0, wait))  # noqa: S311 - jitter
+
+    async def _introduce(self) -> None:
+        """Refused: the hub may hold only an older envelope than the one that our certificate belongs to; show it ours."""
+        try:
+            await push_envelope(self._fold.state)
+        except TrustfedError as error:
+            log.warning("the hub did not take our newest envelope", error=error.message)
 
     async def _session(self) -> None:
         state = self._fold.state
@@ -129,7 +141,7 @@ class Uplink:
         try:
             async with stream(channel, SERVICE + "Sync", pb.FromCluster, pb.FromHub) as opened:
                 await opened.send_message(pb.FromCluster(hello=self._hello()))
-                first = await asyncio.wait_for(opened.recv_message(), _HELLO_SECONDS)
+                first = await receive(opened, _HELLO_SECONDS, "the hub")
                 snapshot = await self._greeted(first)
                 self._channel = channel
                 self._connected_since, self._last_error = self._clock.now(), ""
@@ -202,14 +214,9 @@ class Uplink:
         await self._begin_anew.wait()
         raise Unavailable("an operator pinned another key: everything is asked for anew")
 
-    async def _receive(self, opened: object) -> None:
+    async def _receive(self, opened: Stream[pb.FromCluster, pb.FromHub]) -> None:
         while True:
-            try:
-                message = await asyncio.wait_for(opened.recv_message(), _SILENCE_SECONDS)  # type: ignore[attr-defined]
-            except TimeoutError:
-                raise Unavailable(f"the hub was silent for {_SILENCE_SECONDS:.0f} s") from None
-            if message is None:
-                raise Unavailable("the hub closed the stream")
+            message = await receive(opened, _SILENCE_SECONDS, "the hub")
             await self._from_hub.take(message)
             if self._from_hub.forgotten:
                 self.calls.look()

@@ -41,6 +41,7 @@ class View:
     svid: X509Svid
     connected: datetime
     position: int = 0
+    joined_at: int = 0  # everything up to this position was marked when the stream began
     root_version: int = 0
     software: str = ""
     heard: datetime | None = None
@@ -77,6 +78,7 @@ class Relay:
 
     def __init__(self) -> None:
         self._views: dict[str, list[View]] = {}
+        self._marked = 0  # the last event that was marked: the fold may be ahead of it
         self._reported: dict[tuple[str, str], Reported] = {}  # (importer, exporter)
 
     def views(self, domain: str) -> Sequence[View]:
@@ -104,6 +106,7 @@ class Relay:
         own.append(view)
         resumes = hello.hub_instance == state.instance and 0 < hello.position <= state.position
         view.position = hello.position if resumes else 0
+        view.joined_at = state.position
         view.root_version = min(hello.root_version, len(state.root_documents))
         view.software = hello.software[:64]
         self._take_levels(view, hello.levels, state)
@@ -132,6 +135,7 @@ class Relay:
 
     def on_event(self, position: int, event: msgspec.Struct, state: HubState) -> None:
         """Mark what one event means for whom."""
+        self._marked = max(self._marked, position)
         match event:
             case e.EnvelopeAccepted():
                 for importer in state.importers_of(event.domain):
@@ -158,7 +162,9 @@ class Relay:
         for message in facts:
             message.position = view.position
         if facts:
-            facts[-1].position = view.position = state.position
+            # Never beyond what was marked: a reader told more would not get the rest after a reconnect.
+            reached = min(max(self._marked, view.joined_at), state.position)
+            facts[-1].position = view.position = max(view.position, reached)
         return messages
 
     def _messages(self, view: View, kind: str, which: str, state: HubState) -> list[pb.FromHub]:

@@ -5,10 +5,14 @@ No redirects, no proxies, no cookies, no compression: a door of ours uses none o
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
+import socket
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +21,8 @@ from trustfed.runtime.errors import from_http
 from trustfed.runtime.tls import peer_chain
 
 MAX_ANSWER = 4 * 1024 * 1024
+DEADLINE = 3
+"""Timeouts that one exchange may last as a whole."""
 Verify = Callable[[tuple[bytes, ...]], None]
 
 
@@ -54,7 +60,7 @@ def post_bytes(server: Server, path: str, data: bytes) -> dict[str, Any]:
     body = _exchange(server, "POST", path, data)
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Invalid(f"https://{server.host}:{server.port}{path} answered with something that is not JSON") from None
     if not isinstance(answer, dict):
         raise Invalid(f"https://{server.host}:{server.port}{path} answered with something that is not a JSON object")
@@ -65,16 +71,15 @@ def _exchange(server: Server, method: str, path: str, body: bytes | None) -> byt
     where = f"https://{server.host}:{server.port}"
     connection = http.client.HTTPSConnection(server.host, server.port, timeout=server.timeout, context=server.context)
     try:
-        connection.connect()
-        if server.verify is not None:
-            # Before a secret is sent: TLS alone does not say who this is.
-            sock = connection.sock
-            assert isinstance(sock, ssl.SSLSocket)
-            server.verify(peer_chain(sock))
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        connection.request(method, path, body=body, headers=headers)
-        response = connection.getresponse()
-        answer = response.read(MAX_ANSWER + 1)
+        with _deadline(server) as raw:
+            connection.sock = server.context.wrap_socket(raw, server_hostname=server.host)
+            if server.verify is not None:
+                # Before a secret is sent: TLS alone does not say who this is.
+                server.verify(peer_chain(connection.sock))
+            headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+            connection.request(method, path, body=body, headers=headers)
+            response = connection.getresponse()
+            answer = response.read(MAX_ANSWER + 1)
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(
             f"{where} cannot be reached: {error or type(error).__name__}", hint="check the address and that it is up"
@@ -83,6 +88,36 @@ def _exchange(server: Server, method: str, path: str, body: bytes | None) -> byt
         connection.close()
     if len(answer) > MAX_ANSWER:
         raise Invalid(f"{where}{path} answered with more than {MAX_ANSWER} bytes")
+    if response.length:
+        raise Unavailable(f"{where}{path} ended before its answer did", hint="try again")
     if response.status != 200:
         raise from_http(response.status, answer)
     return answer
+
+
+@contextlib.contextmanager
+def _deadline(server: Server) -> Iterator[socket.socket]:
+    """A connection that is cut DEADLINE times the timeout after its beginning: a timeout alone bounds each wait only."""
+    with socket.create_connection((server.host, server.port), server.timeout) as raw:
+        over = threading.Event()
+        # TLS takes the socket over, so the cut needs a handle of its own.
+        with socket.socket(fileno=os.dup(raw.fileno())) as handle:
+
+            def cut() -> None:
+                over.set()
+                with contextlib.suppress(OSError):
+                    handle.shutdown(socket.SHUT_RDWR)
+
+            timer = threading.Timer(server.timeout * DEADLINE, cut)
+            timer.daemon = True
+            timer.start()
+            try:
+                yield raw
+            except (OSError, http.client.HTTPException):
+                if not over.is_set():
+                    raise
+            finally:
+                timer.cancel()
+                timer.join()
+            if over.is_set():
+                raise TimeoutError(f"no whole answer within {server.timeout * DEADLINE:.0f} s")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trustfed.cli import main as cli
-from trustfed.cli.main import MODULES, NOUNS, load
+from trustfed.cli.main import NOUNS, load
 from trustfed.cli.reference import commands, examples_of, reference
 
 ROOT = Path(__file__).parents[3]
@@ -84,7 +84,7 @@ def test_completion_offers_nouns_and_verbs() -> None:
 
 def test_nouns_have_files() -> None:
     for noun in NOUNS:
-        assert (Path(cli.__file__).parent / f"{MODULES.get(noun, noun)}.py").is_file()
+        assert (Path(cli.__file__).parent / f"{noun}.py").is_file()
 
 
 @pytest.mark.parametrize("options", [["--config", "a.toml"], ["--config", "a b.toml", "--join", "@t"]])
@@ -93,7 +93,7 @@ def test_an_agent_starts_without_the_command_line(options: list[str]) -> None:
     code = (
         "import json, os, sys\n"
         "os.execv = lambda path, argv: (print(json.dumps([argv, 'typer' in sys.modules])), sys.exit(0))\n"
-        "from trustfed.cli.entry import main\nsys.exit(main())"
+        "from trustfed.cli.start import main\nsys.exit(main())"
     )
     argv = [sys.executable, "-c", code, "agent", "serve", *options]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30)

@@ -7,7 +7,8 @@ import pytest
 from tests.unit.hub.hub_parts import ADMIN, HubParts, settle
 from tests.unit.hub.newcomer import Newcomer
 from trustfed.errors import Conflict, Denied, Invalid
-from trustfed.hub.relay import MAX_STREAMS, View
+from trustfed.hub.events import EnvelopeAccepted
+from trustfed.hub.relay import MAX_STREAMS, Relay, View
 from trustfed.proto import federation_pb2 as pb
 from trustfed.spiffe.x509svid import parse_leaf
 
@@ -181,3 +182,20 @@ async def test_new_root_sets_go_to_all_once(hub: HubParts) -> None:
     (message,) = hub.relay.take(view, hub.state)
     assert list(message.root_set.documents) == [hub.state.root_documents[1]]
     assert view.root_version == 2
+
+
+async def test_no_reader_is_told_a_position_whose_events_were_not_marked_yet(hub: HubParts) -> None:
+    west, east = await hub.enrolled("west"), await hub.enrolled("east")
+    grant = await hub.granted(west, east)
+    relay = Relay()  # nobody marks here but this test
+    view = View("west", parse_leaf((await west.svid()).chain[0]), connected=hub.clock.now())
+    relay.join(view, pb.ClusterHello(hub_instance="instance"), hub.state)
+    relay.take(view, hub.state)
+    told = view.position
+    await hub.operations.accept_envelope("east", await east.envelope())
+    view.mark(("grant", grant))
+    relay.take(view, hub.state)
+    assert view.position == told < hub.state.position
+    relay.on_event(hub.state.position, EnvelopeAccepted("east", 1, 2, b""), hub.state)
+    relay.take(view, hub.state)
+    assert view.position == hub.state.position

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,24 +23,26 @@ REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "key-stores.md"
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (KeysConfig(store="pkcs12"), "store = 'pkcs12' is unknown"),
-        (KeysConfig(), "has no directory"),
-        (KeysConfig(directory=Path("d"), workers=-1), "workers = -1 is out of bounds"),
-        (KeysConfig(directory=Path("d"), workers=65), "workers = 65 is out of bounds"),
-        (KeysConfig(directory=Path("d"), machine_key_file=Path("m"), passphrase_file=Path("p")), "names both"),
-        (KeysConfig(directory=Path("d"), machine_key_file=Path("d/m")), "lies among the key files"),
-        (KeysConfig(store="transit"), r"has no \[keys.vault\] table"),
-        (KeysConfig(store="transit", vault=VaultConfig("https://x")), "must say how to log in"),
+        (lambda: KeysConfig(store="pkcs12"), "store = 'pkcs12' is unknown"),
+        (lambda: KeysConfig(), "has no directory"),
+        (lambda: KeysConfig(directory=Path("d"), workers=-1), "workers = -1 is out of bounds"),
+        (lambda: KeysConfig(directory=Path("d"), workers=65), "workers = 65 is out of bounds"),
+        (lambda: KeysConfig(directory=Path("d"), machine_key_file=Path("m"), passphrase_file=Path("p")), "names both"),
+        (lambda: KeysConfig(directory=Path("d"), machine_key_file=Path("d/m")), "lies among the key files"),
+        (lambda: KeysConfig(store="transit"), r"has no \[keys.vault\] table"),
+        (lambda: KeysConfig(store="transit", vault=VaultConfig("https://x")), "must say how to log in"),
         (
-            KeysConfig(store="transit", vault=VaultConfig("https://x", token_file=Path("t"), role_id_file=Path("r"))),
+            lambda: KeysConfig(
+                store="transit", vault=VaultConfig("https://x", token_file=Path("t"), role_id_file=Path("r"))
+            ),
             "must say how to log in",
         ),
-        (KeysConfig(store="transit", vault=VaultConfig("http://x", token_file=Path("t"))), "in clear"),
+        (lambda: KeysConfig(store="transit", vault=VaultConfig("http://x", token_file=Path("t"))), "in clear"),
     ],
 )
-def test_mistakes_have_their_own_words(config: KeysConfig, words: str) -> None:
+def test_mistakes_have_their_own_words(config: Callable[[], KeysConfig], words: str) -> None:
     with pytest.raises(Invalid, match=words) as refused:
-        open_keys(config)
+        open_keys(config())
     assert refused.value.hint
 
 

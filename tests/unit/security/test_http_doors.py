@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import subprocess
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -118,3 +121,46 @@ async def test_a_document_without_a_bottom_is_one_clear_error(hub: HubParts) -> 
         for body in (b"[" * 30_000, json.dumps({"token": "x" * 60_000}).encode(), b""):
             answer = await client.post("/v1/enrol", content=body)
             assert answer.status_code == 400, answer.text
+
+
+async def test_who_is_silent_at_the_handshake_is_let_go_and_others_are_served(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Hundreds of connections that never say a word, or say nonsense, cost others nothing and end in time."""
+    monkeypatch.setattr(web, "HANDSHAKE_SECONDS", 1.0)
+    certificate, key = tmp_path / "door.pem", tmp_path / "door.key"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-subj", "/CN=localhost", "-days", "2", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    app = FastAPI()
+
+    @app.get("/live")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    listener = listen_tcp("127.0.0.1:0")
+    port = listener.getsockname()[1]
+    door = await web.serve(app, listener, web.web_pki_context(certificate, key))
+    idle = []
+    try:
+        for number in range(300):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            if number % 3 == 0:
+                writer.write(b"\x16\x03\x01\x02\x00" if number % 2 else b"GET / HTTP/1.1\r\n\r\n")
+            idle.append((reader, writer))
+        async with httpx.AsyncClient(base_url=f"https://127.0.0.1:{port}", verify=False) as client:
+            for _ in range(20):
+                assert (await client.get("/live")).json() == {"live": True}
+        async with asyncio.timeout(10):
+            for reader, _ in idle:
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()  # whatever it says, it ends
+    finally:
+        for _, writer in idle:
+            writer.close()
+        await door.close()
