@@ -17,7 +17,7 @@ from importlib import metadata
 from typing import Any
 
 from bundle_publisher.publish import Publisher
-from bundle_publisher.targets.directory import DirectoryTarget
+from bundle_publisher.targets.open import open_target
 from ca.keys.open import close_keys, open_keys
 from ca.keys.port import KeyStore
 from trustfed.errors import Conflict
@@ -112,8 +112,7 @@ class _Hub:
         self._started: datetime = clock.now()
         self._relay = Relay()
         self._https_tls: ReloadingContext | None = None
-        directory = config.publication.directory
-        target = DirectoryTarget(directory) if directory else None
+        target = open_target(config.publication)
         self._publisher = Publisher(target, clock, random.SystemRandom().random) if target else None
         self._publication = Publication(self._publisher)
         self._chores = Chores(ground.fold, ground.signer, ground.identity, clock, os.urandom, self._renewed)

@@ -34,6 +34,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
+from bundle_publisher.targets.open import TargetConfig
 from ca.keys.open import KeysConfig
 from ca.profiles import INTERMEDIATE, ROOT, SYSTEM_SVID
 from trustfed.errors import Invalid
@@ -68,10 +69,9 @@ class WebConfig:
 
 
 @dataclass(frozen=True)
-class PublicationConfig:
-    """Where bundles are published for plain readers, beside the HTTPS endpoint."""
+class PublicationConfig(TargetConfig):
+    """Where bundles are published for plain readers, beside the HTTPS endpoint, and where readers find the CRL."""
 
-    directory: Path | None = None
     crl_url: str = ""
 
 
