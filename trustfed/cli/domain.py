@@ -66,3 +66,21 @@ def remove(
     """Take a trust domain out: its grants end, its intermediates are revoked."""
     client.hub(socket).delete(f"/domains/{client.segment(name)}", reason=reason)
     output.line(f"trust domain {name} is removed")
+
+
+@app.command(
+    "revoke-intermediate",
+    epilog=examples(
+        "trustfed domain revoke-intermediate d9575f7c20af931bb5c86bac867595e2 --reason keyCompromise",
+    ),
+)
+def revoke_intermediate(
+    serial: Annotated[
+        str, typer.Argument(metavar="SERIAL", help="The intermediate, as `trustfed domain show` has it.")
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="One of RFC 5280 §5.3.1, such as keyCompromise.")],
+    socket: HubSocket = None,
+) -> None:
+    """Put an intermediate that a root signed onto the root's CRL."""
+    found = client.hub(socket).post(f"/intermediates/{client.segment(serial)}/revoke", {"reason": reason})
+    output.line(f"intermediate {serial} of {found['trust_domain']} is revoked: {found['revoked_reason']}")

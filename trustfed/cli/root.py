@@ -58,16 +58,3 @@ def retire(
     """Take a replaced root out of the root set: what it signed is believed no more."""
     found = client.hub(socket).post("/roots/retire", {"name": name, "reason": reason, "force": force})
     output.line(f"{name} is retired; root set {found['version']} is without it")
-
-
-@app.command(epilog=examples("trustfed root revoke d9575f7c20af931bb5c86bac867595e2 --reason keyCompromise"))
-def revoke(
-    serial: Annotated[
-        str, typer.Argument(metavar="SERIAL", help="The intermediate, as `trustfed domain show` has it.")
-    ],
-    reason: Annotated[str, typer.Option("--reason", help="One of RFC 5280 §5.3.1, such as keyCompromise.")],
-    socket: HubSocket = None,
-) -> None:
-    """Put an intermediate that a root signed onto the root's CRL."""
-    found = client.hub(socket).post(f"/intermediates/{client.segment(serial)}/revoke", {"reason": reason})
-    output.line(f"intermediate {serial} of {found['trust_domain']} is revoked: {found['revoked_reason']}")
