@@ -11,6 +11,7 @@ from typing import cast
 from h2.exceptions import ProtocolError
 
 from agent.grpc import status
+from agent.grpc.deadlines import Deadlines
 from agent.grpc.limits import Ledger, Readable, User
 from agent.grpc.service import Peer, Routes
 from agent.grpc.session import Over, Session
@@ -29,6 +30,14 @@ class Connection(asyncio.Protocol, Readable):
     _transport: asyncio.Transport
     _user: User
     _peer: Peer
+    write_paused = False
+    _session: Session | None = None  # made with the first byte: a silent connection costs little
+    _uid: int | None = None
+    _inbox = b""
+    _at = _held = 0
+    _reading = True
+    _working = _flushing = _closed = False
+    _since = _paused_since = 0.0
 
     def __init__(
         self,
@@ -37,22 +46,15 @@ class Connection(asyncio.Protocol, Readable):
         ledger: Ledger,
         connections: set[Connection],
         loop: asyncio.AbstractEventLoop,
+        deadlines: Deadlines,
     ) -> None:
-        self.write_paused = False
         self._loop = loop
         self._limits = ledger.limits
         self._routes = routes
         self._accept = accept
         self._ledger = ledger
         self._connections = connections
-        self._session: Session | None = None  # made with the first byte: a silent connection costs little
-        self._uid: int | None = None
-        self._inbox = b""
-        self._at = 0
-        self._held = 0
-        self._reading = True
-        self._working = self._flushing = self._closed = False
-        self._since = self._paused_since = 0.0
+        self._deadlines = deadlines
 
     # What the transport tells.
 
@@ -88,6 +90,7 @@ class Connection(asyncio.Protocol, Readable):
         self._closed = True
         if self._session is not None:
             self._session.end()
+            self._session = None  # no circle for the collector to find
         if self._uid is not None:
             self._user.waiting.pop(self, None)
             self._hold(0)
@@ -149,7 +152,7 @@ class Connection(asyncio.Protocol, Readable):
         self._working = True
         try:
             if self._session is None:
-                self._session = Session(self._routes, self._peer, self._limits, self._loop, self)
+                self._session = Session(self._routes, self._peer, self._limits, self._loop, self, self._deadlines)
             self._session.feed(self._slice())
             kept = self._kept()
             if kept != self._held and not self._hold(kept):

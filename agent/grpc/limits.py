@@ -128,7 +128,10 @@ class Ledger:
         return change <= 0 or (user.held <= self.limits.held_per_user and self.held <= self.limits.held)
 
     def run(self, user: User, connection: Readable) -> None:
-        """Work off `connection`'s input now, or in its user's turn if that user has had more than its share."""
+        """Work off `connection`'s input now, or in its user's turn if that user has had more than its share.
+
+        The share lasts until the next turn, which comes when anybody has to wait for one.
+        """
         if user.spent < self.limits.turn and not user.waiting:
             start = self.clock()
             more = connection.work()
@@ -137,9 +140,9 @@ class Ledger:
             more = True
         if more:
             user.waiting[connection] = None
-        if not self._turning:
-            self._turning = True
-            self._call_soon(self._turn)
+            if not self._turning:
+                self._turning = True
+                self._call_soon(self._turn)
 
     def _turn(self) -> None:
         """One round: every user works for its share of time, connection by connection."""

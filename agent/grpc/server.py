@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.grpc.connection import Accept, Connection
+from agent.grpc.deadlines import Deadlines
 from agent.grpc.limits import Ledger, Limits
 from agent.grpc.service import Routes
 from agent.grpc.socket_file import SocketFile, listen
@@ -38,6 +39,7 @@ class GrpcServer:
         self._connections: set[Connection] = set()
         self._sockets: list[tuple[SocketFile, asyncio.Server]] = []
         self._ledger: Ledger | None = None
+        self._deadlines: Deadlines | None = None
         self._sweeping: asyncio.TimerHandle | None = None
 
     @property
@@ -53,10 +55,12 @@ class GrpcServer:
         loop = asyncio.get_running_loop()
         if self._ledger is None:
             self._ledger = Ledger(self._limits, self._clock, loop.call_soon)
-        ledger = self._ledger
+        if self._deadlines is None:
+            self._deadlines = Deadlines(loop)
+        ledger, deadlines = self._ledger, self._deadlines
         file = listen(path, mode)
         server = await loop.create_unix_server(
-            lambda: Connection(self._routes, self._accept, ledger, self._connections, loop), sock=file.socket
+            lambda: Connection(self._routes, self._accept, ledger, self._connections, loop, deadlines), sock=file.socket
         )
         self._sockets.append((file, server))
         if self._sweeping is None:
@@ -89,6 +93,8 @@ class GrpcServer:
         await asyncio.sleep(0)
         for connection in list(self._connections):
             connection.sweep(loop.time())
+        if self._deadlines is not None:
+            self._deadlines.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Peer(Protocol):
@@ -17,8 +17,7 @@ class Peer(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call: what was asked, by whom, until when.
 
     `metadata` has lower-case names and values in order; do not change it. A `-bin` value is the latin-1 text of its

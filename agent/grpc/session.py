@@ -17,6 +17,7 @@ from h2.events import (
     WindowUpdated,
 )
 
+from agent.grpc.deadlines import Deadlines
 from agent.grpc.limits import Limits, Patience
 from agent.grpc.service import Peer, Routes
 from agent.grpc.status import Code, Refused
@@ -43,13 +44,20 @@ class Session:
     """`feed` takes bytes; what is to be sent gathers in `http2` until the carrier fetches it."""
 
     def __init__(
-        self, routes: Routes, peer: Peer, limits: Limits, loop: asyncio.AbstractEventLoop, carrier: Carrier
+        self,
+        routes: Routes,
+        peer: Peer,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        carrier: Carrier,
+        deadlines: Deadlines,
     ) -> None:
         self.peer = peer
         self.limits = limits
         self.loop = loop
         self.now = loop.time
         self.carrier = carrier
+        self.deadlines = deadlines
         self.http2 = Http2(limits)
         self.patience = Patience(limits.patience, limits.patience_per_second, self.now())
         self.blocked: dict[int, Stream] = {}
@@ -79,7 +87,9 @@ class Session:
             self._unfinished_since = 0.0
         elif events or not self._unfinished_since:
             self._unfinished_since = self.now()
-        self.held = unfinished + sum(stream.held for stream in self.streams.values())
+        self.held = unfinished
+        if self.streams:
+            self.held += sum([stream.held for stream in self.streams.values()])
         if unfinished > 2 * self.limits.header_list + 16_384:
             raise self.calm("header block too long")
         if http2.useless:
@@ -139,8 +149,9 @@ class Session:
 
     def pump(self) -> None:
         """Send what there is room for now."""
-        for stream in list(self.blocked.values()):
-            stream.pump()
+        if self.blocked:
+            for stream in list(self.blocked.values()):
+                stream.pump()
 
     def consumed(self, identifier: int, size: int) -> None:
         """A handler has taken `size` bytes of a stream: its window is given back."""

@@ -6,11 +6,9 @@ Source: the gRPC core concepts (status codes) and "gRPC over HTTP/2" (percent-en
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Callable
 from enum import IntEnum
 
-from trustfed.errors import Conflict, Denied, Invalid, NotFound, TrustfedError, Unavailable
+from trustfed.runtime.errors import answer
 
 LOGGER = logging.getLogger("trustfed.agent.grpc")
 MESSAGE_LIMIT = 1024
@@ -48,29 +46,15 @@ class Refused(Exception):
         self.message = message
 
 
-_CODES: dict[type[TrustfedError], Code] = {
-    Invalid: Code.INVALID_ARGUMENT,
-    Denied: Code.PERMISSION_DENIED,
-    NotFound: Code.NOT_FOUND,
-    Conflict: Code.FAILED_PRECONDITION,
-    Unavailable: Code.UNAVAILABLE,
-}
+def of(error: BaseException, path: str) -> tuple[Code, str]:
+    """Say `error` as a status, as every door of ours does (trustfed.runtime.errors); the hint is its last line.
 
-
-def _random_id() -> str:
-    return secrets.token_hex(8)
-
-
-def of(error: BaseException, path: str, new_id: Callable[[], str] = _random_id) -> tuple[Code, str]:
-    """Say `error` as a status; what nobody foresaw is INTERNAL with an opaque id that only the log explains."""
+    What nobody foresaw is INTERNAL with an opaque id that only the log explains.
+    """
     if isinstance(error, Refused):
         return error.code, error.message
-    for kind, code in _CODES.items():
-        if isinstance(error, kind):
-            return code, f"{error.message} ({error.hint})" if error.hint else error.message
-    identifier = new_id()
-    LOGGER.error("internal error %s in %s", identifier, path, exc_info=error)
-    return Code.INTERNAL, f"internal error {identifier}"
+    told = answer(error, path=path)
+    return Code(told.grpc_code), told.grpc_message()
 
 
 def percent_encode(message: str) -> bytes:

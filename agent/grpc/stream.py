@@ -26,30 +26,32 @@ if TYPE_CHECKING:
 class Stream:
     """One call; also the `Feed` that a `Watch` handler sends by."""
 
+    complete = False
+    """The request is complete."""
+    answered = False
+    """A message has left."""
+    done = False
+    # What many calls never change is kept in the class.
+    _buffer: bytes | bytearray = b""
+    _begun = False
+    _out: bytes | None = None
+    _at = 0
+    _newest: bytes | None = None
+    _verdict: tuple[Code, str] | None = None
+    _arrived: deque[bytes] | None = None
+    _ended: asyncio.Future[None] | None = None
+    _room: asyncio.Future[None] | None = None
+    _release: Callable[[], None] | None = None
+    _task: asyncio.Task[None] | None = None
+    _tick: int | None = None
+    _call: Call
+
     def __init__(self, session: Session, opened: Opened, handler: Handler | None, now: float) -> None:
         self.session = session
         self.identifier = opened.stream_id
         self.since = now
         """Since when it is the peer's turn: to finish its request, or to make room. Too long ago, a sweep ends it."""
-        self.complete = False
-        """The request is complete."""
-        self.answered = False
-        """A message has left."""
-        self.done = False
         self._handler = handler
-        self._buffer = bytearray()
-        self._begun = False
-        self._out: bytes | None = None
-        self._at = 0
-        self._newest: bytes | None = None
-        self._verdict: tuple[Code, str] | None = None
-        self._arrived: deque[bytes] | None = None
-        self._ended: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
-        self._release: Callable[[], None] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._call: Call
 
     def start(self, opened: Opened) -> None:
         """Judge the head; set the deadline; a `Bidi` handler starts now, the others when the request is complete."""
@@ -80,24 +82,31 @@ class Stream:
         """Take request bytes, split anywhere."""
         if self.done:
             return
-        self._buffer += data
-        limit = self.session.limits.message
-        while not self.done and len(self._buffer) >= 5:
-            size = int.from_bytes(self._buffer[1:5], "big")
-            if self._buffer[0]:
+        if not self._buffer:
+            buffer: bytes | bytearray = data  # mostly the whole request
+        else:
+            buffer = self._buffer if isinstance(self._buffer, bytearray) else bytearray(self._buffer)
+            buffer += data
+        at, limit = 0, self.session.limits.message
+        while not self.done and len(buffer) - at >= 5:
+            size = int.from_bytes(buffer[at + 1 : at + 5], "big")
+            following = at + 5 + size
+            if buffer[at]:
                 self._finish(Code.UNIMPLEMENTED, "compressed messages are not taken")
             elif size > limit:
                 self._finish(Code.RESOURCE_EXHAUSTED, f"a message of {size} bytes; the limit is {limit}")
             elif self._arrived is None:
-                if len(self._buffer) > 5 + size:
+                if len(buffer) > following:
                     self._finish(Code.UNIMPLEMENTED, "more than one message; this method takes one")
                 break
-            elif len(self._buffer) < 5 + size:
+            elif len(buffer) < following:
                 break
             else:
-                self._arrived.append(bytes(self._buffer[5 : 5 + size]))
-                del self._buffer[: 5 + size]
+                self._arrived.append(bytes(buffer[at + 5 : following]))
+                at = following
                 self._wake_reader()
+        if not self.done:
+            self._buffer = buffer[at:] if at else buffer
 
     def half_close(self) -> None:
         """The peer has said all it had to say: a single-message method answers now."""
@@ -106,7 +115,7 @@ class Stream:
             return None
         if self._arrived is not None:
             return self._wake_reader()
-        buffer, self._buffer = self._buffer, bytearray()
+        buffer, self._buffer = self._buffer, b""
         if len(buffer) < 5 or len(buffer) != 5 + int.from_bytes(buffer[1:5], "big"):
             return self._finish(Code.UNIMPLEMENTED, "no complete message; this method takes one")
         message = bytes(buffer[5:])
@@ -172,10 +181,11 @@ class Stream:
 
     def _arm(self) -> None:
         deadline = self._call.deadline
-        if deadline is not None and self._timer is None:
-            self._timer = self.session.loop.call_at(deadline, self._late)
+        if deadline is not None and self._tick is None:
+            self._tick = self.session.deadlines.add(self, deadline)
 
-    def _late(self) -> None:
+    def late(self) -> None:
+        """The deadline is over."""
         self.end(Refused(Code.DEADLINE_EXCEEDED, "the deadline is over"))
 
     def _drive(self, messages: AsyncIterator[bytes]) -> None:
@@ -295,12 +305,12 @@ class Stream:
         if self.done:
             return
         self.done = True
-        self._buffer.clear()
+        self._buffer = b""
         self._out = self._newest = None
         if self._arrived:
             self._arrived.clear()
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._tick is not None:
+            self.session.deadlines.drop(self, self._tick)
         if self._release is not None:
             release, self._release = self._release, None
             try:

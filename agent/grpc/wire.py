@@ -1,8 +1,9 @@
 """The server's end of one HTTP/2 connection: h2, with what a gRPC server repeats on every call made cheap.
 
-h2 parses every frame, keeps every state machine and validates every header list. Three things are leaner here:
+h2 holds the state of connection and streams, and judges all that is not plain (quick.py). Leaner here:
 - a header list that h2's validation has passed once is not validated again (memo over the exact list, bounded);
 - our response headers are constant blocks without a reference to the dynamic table, encoded once by `hpack`;
+- what is sent in the usual state changes that state at once, without h2's state machine;
 - h2's trace logging of each frame, which formats it even when nobody listens, is left out.
 tests/unit/agent_grpc/test_wire.py runs the same bytes through a plain H2Connection and compares.
 """
@@ -14,10 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from h2.config import H2Configuration
-from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection
 from h2.errors import ErrorCodes
-from h2.events import Event, RequestReceived
+from h2.events import Event, RequestReceived, StreamEnded
 from h2.exceptions import (
     DenialOfServiceError,
     ProtocolError,
@@ -25,8 +24,7 @@ from h2.exceptions import (
     StreamIDTooLowError,
     TooManyStreamsError,
 )
-from h2.settings import SettingCodes, Settings
-from h2.stream import StreamInputs
+from h2.stream import StreamClosedBy, StreamInputs, StreamState
 from hpack import Encoder, HeaderTuple, HPACKError, NeverIndexedHeaderTuple, OversizedHeaderListError
 from hyperframe.frame import (
     DataFrame,
@@ -37,15 +35,10 @@ from hyperframe.frame import (
 )
 
 from agent.grpc import request, status
-from agent.grpc.header_lists import LeanDecoder, Memo
-from agent.grpc.limits import Limits
+from agent.grpc.header_lists import Memo
+from agent.grpc.quick import END_HEADERS, END_STREAM, FRAME_HEADER, Quick
 
-_FRAME_HEADER = struct.Struct(">HBBBL")
 _MESSAGE_PREFIX = struct.Struct(">BL")
-_END_STREAM, _END_HEADERS = 1, 4
-_CONFIG = H2Configuration(
-    client_side=False, header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
-)
 
 
 def _block(*headers: tuple[bytes, bytes]) -> bytes:
@@ -80,25 +73,8 @@ class Opened(Event):
 _MEMO = Memo()
 
 
-class Http2(H2Connection):
+class Http2(Quick):
     """One connection: `receive_data` gives h2's events, with `Opened` for a request; bytes to send gather inside."""
-
-    MAX_CLOSED_STREAMS = 512  # h2 would remember 65,536 for each connection
-
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(config=_CONFIG)
-        self.local_settings = Settings(
-            client=False,
-            initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: limits.concurrent_streams,
-                SettingCodes.MAX_HEADER_LIST_SIZE: limits.header_list,
-                SettingCodes.INITIAL_WINDOW_SIZE: max(65_535, limits.message + 5 + 16_384),
-            },
-        )
-        self.decoder = LeanDecoder(limits.header_list)
-        self.useless = 0
-        """Frames received since the caller last set this to 0 that moved no call forward."""
-        self.initiate_connection()
 
     # What is received.
 
@@ -109,7 +85,7 @@ class Http2(H2Connection):
             self.useless += 1
         events: list[Event]
         try:
-            frames, events = self._frame_dispatch_table[kind](frame)
+            frames, events = getattr(self, self._frame_dispatch_table[kind])(frame)
         except StreamClosedError as error:
             if not self._stream_is_closed_by_reset(error.stream_id):
                 raise
@@ -139,23 +115,31 @@ class Http2(H2Connection):
             return self._opened(*super()._receive_headers_frame(frame))
         if self.open_inbound_streams >= self.local_settings.max_concurrent_streams:
             raise TooManyStreamsError(f"more than {self.local_settings.max_concurrent_streams} streams")
-        headers = self._decode(frame.data)
-        events = self.state_machine.process_input(ConnectionInputs.RECV_HEADERS)
-        stream = self._get_or_create_stream(stream_id, AllowedStreamIDs.ODD)
-        ended = "END_STREAM" in frame.flags
+        if not stream_id & 1 or stream_id <= self.highest_inbound_stream_id:
+            return self._opened(*super()._receive_headers_frame(frame))
+        events: list[Event] = []
+        self.opened(stream_id, frame.data, "END_STREAM" in frame.flags, events)
+        return [], events
+
+    def opened(self, stream_id: int, block: bytes, ended: bool, events: list[Event]) -> None:
+        headers = self._decode(block)
+        stream = self.add_stream(stream_id)
         key, timeout = _MEMO.key(headers)
         head = _MEMO.get(key)
         if head is None:
-            frames, stream_events = stream.receive_headers(headers, ended, None)
+            _, stream_events = stream.receive_headers(headers, ended, None)
             valid = stream_events[0].headers  # type: ignore[attr-defined]
             head = request.read(valid)
             _MEMO.add(key, head)
-            return frames, [*events, Opened(stream_id, head, timeout, valid), *stream_events[1:]]
-        stream.state_machine.process_input(StreamInputs.RECV_HEADERS)
-        events = [*events, Opened(stream_id, head, timeout, headers)]
+            events.append(Opened(stream_id, head, timeout, valid))
+            events += stream_events[1:]
+            return
+        machine = stream.state_machine
+        machine.state, machine.client, machine.headers_received = StreamState.OPEN, False, True
+        events.append(Opened(stream_id, head, timeout, headers))
         if ended:
-            events += stream.state_machine.process_input(StreamInputs.RECV_END_STREAM)
-        return [], events
+            machine.state = StreamState.HALF_CLOSED_REMOTE
+            events.append(StreamEnded(stream_id=stream_id))
 
     def _decode(self, block: bytes) -> list[HeaderTuple]:
         if len(block) > 2 * self.decoder.max_header_list_size:
@@ -180,14 +164,15 @@ class Http2(H2Connection):
     def unfinished(self) -> int:
         """Bytes of frames and header blocks that have begun and not ended."""
         buffer = self.incoming_buffer
-        return len(buffer._data) + sum(len(frame.data) for frame in buffer._headers_buffer)
+        size = len(buffer._data)
+        return size + sum(len(frame.data) for frame in buffer._headers_buffer) if buffer._headers_buffer else size
 
     # What is sent.
 
     def alive(self, stream_id: int) -> bool:
         """Whether anything may still be sent on this stream."""
         stream = self.streams.get(stream_id)
-        return stream is not None and not stream.closed
+        return stream is not None and stream.state_machine.state is not StreamState.CLOSED
 
     def room(self, stream_id: int) -> int:
         """Bytes that one DATA frame on this stream may have now; 0 or less: wait for a WINDOW_UPDATE."""
@@ -196,25 +181,34 @@ class Http2(H2Connection):
 
     def begin(self, stream_id: int) -> None:
         """Send the response's headers."""
-        self.streams[stream_id].state_machine.process_input(StreamInputs.SEND_HEADERS)
-        self._headers(stream_id, _BEGIN, _END_HEADERS)
+        machine = self.streams[stream_id].state_machine
+        if machine.state is StreamState.HALF_CLOSED_REMOTE and not machine.headers_sent:
+            machine.headers_sent = True
+        else:
+            machine.process_input(StreamInputs.SEND_HEADERS)
+        self._headers(stream_id, _BEGIN, END_HEADERS)
 
     def data(self, stream_id: int, chunk: bytes) -> None:
         """Send a DATA frame; the caller has asked `room`."""
         stream = self.streams[stream_id]
-        stream.state_machine.process_input(StreamInputs.SEND_DATA)
+        if stream.state_machine.state is not StreamState.HALF_CLOSED_REMOTE:
+            stream.state_machine.process_input(StreamInputs.SEND_DATA)
         size = len(chunk)
         stream.outbound_flow_control_window -= size
         self.outbound_flow_control_window -= size
-        self._data_to_send += _FRAME_HEADER.pack(size >> 8, size & 0xFF, 0, 0, stream_id)
+        self._data_to_send += FRAME_HEADER.pack(size >> 8, size & 0xFF, 0, 0, stream_id)
         self._data_to_send += chunk
 
     def finish(self, stream_id: int, code: int, message: str, http: int | None) -> None:
         """Send the trailers, or with `http` a whole response without messages, and end our side of the stream."""
         machine = self.streams[stream_id].state_machine
-        machine.process_input(StreamInputs.SEND_HEADERS)
-        machine.process_input(StreamInputs.SEND_END_STREAM)
-        self._headers(stream_id, _end(code, message, http), _END_HEADERS | _END_STREAM)
+        if machine.state is StreamState.HALF_CLOSED_REMOTE and bool(machine.headers_sent) is (http is None):
+            machine.headers_sent, machine.trailers_sent = True, http is None or None
+            machine.state, machine.stream_closed_by = StreamState.CLOSED, StreamClosedBy.SEND_END_STREAM
+        else:
+            machine.process_input(StreamInputs.SEND_HEADERS)
+            machine.process_input(StreamInputs.SEND_END_STREAM)
+        self._headers(stream_id, _end(code, message, http), END_HEADERS | END_STREAM)
         if self.alive(stream_id):
             self.reset_stream(stream_id, ErrorCodes.NO_ERROR)  # what the client still has to say is not wanted
 
@@ -226,7 +220,7 @@ class Http2(H2Connection):
             encoder.header_table.resized = True
             block = encoder.encode([]) + block
         size = len(block)
-        self._data_to_send += _FRAME_HEADER.pack(size >> 8, size & 0xFF, 1, flags, stream_id) + block
+        self._data_to_send += FRAME_HEADER.pack(size >> 8, size & 0xFF, 1, flags, stream_id) + block
 
     def announce_end(self, code: ErrorCodes = ErrorCodes.NO_ERROR) -> None:
         """Send GOAWAY and keep the streams that are open: h2's own way of sending it would end them."""

@@ -7,26 +7,44 @@ the dial, so a connection to anybody else never becomes a channel.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from google.protobuf.message import DecodeError
 from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryUnaryMethod
 from grpclib.config import Configuration
-from grpclib.exceptions import GRPCError, StreamTerminatedError
-from grpclib.protocol import H2Protocol
+from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.protocol import Connection, H2Protocol
+from grpclib.protocol import Stream as H2Stream
 
-from trustfed.errors import Unavailable
+from trustfed.errors import Invalid, Unavailable
 from trustfed.runtime.errors import from_grpc
 from trustfed.runtime.tls import peer_chain
 
+MAX_MESSAGE = 16 * 1024 * 1024
+"""Bytes of the largest message that is taken from a server."""
 Verify = Callable[[tuple[bytes, ...]], None]
 """Takes the peer's chain (DER, leaf first) and raises a TrustfedError unless it is the server that was meant."""
 
 Answer = TypeVar("Answer")
 _KEEPALIVE_SECONDS = 20.0
 _KEEPALIVE_TIMEOUT = 10.0
+
+
+class _BoundedStream(H2Stream):
+    async def recv_data(self, size: int) -> bytes:
+        if size > MAX_MESSAGE:
+            raise Invalid(f"the server announced a message of {size} bytes; at most {MAX_MESSAGE} are taken")
+        return await super().recv_data(size)
+
+
+def _bounded(connection: Connection, *, stream_id: int | None = None, wrapper: Any = None) -> H2Stream:
+    return _BoundedStream(
+        connection, connection._connection, connection._transport, stream_id=stream_id, wrapper=wrapper
+    )
 
 
 class VerifiedChannel(Channel):
@@ -47,7 +65,10 @@ class VerifiedChannel(Channel):
     async def _create_connection(self) -> H2Protocol:
         protocol = await super()._create_connection()
         try:
-            transport = protocol.connection._transport
+            connection = protocol.connection
+            # grpclib believes the length that a message announces, up to 4 GiB: every stream of ours has a bound.
+            connection.create_stream = functools.partial(_bounded, connection)  # type: ignore[method-assign]
+            transport = connection._transport
             self._verify(peer_chain(transport.get_extra_info("ssl_object")))
         except BaseException:
             protocol.connection.close()
@@ -63,9 +84,7 @@ async def unary(channel: Channel, path: str, request: Any, answer: type[Answer],
 
 
 @asynccontextmanager
-async def stream(
-    channel: Channel, path: str, request: type[Any], answer: type[Any]
-) -> AsyncIterator[Stream[Any, Any]]:
+async def stream(channel: Channel, path: str, request: type[Any], answer: type[Any]) -> AsyncIterator[Stream[Any, Any]]:
     """A stream of both directions, in our errors, until the block ends; take messages with `receive`."""
     method: StreamStreamMethod[Any, Any] = StreamStreamMethod(channel, path, request, answer)
     async with _our_errors(path), method.open() as opened:
@@ -97,5 +116,7 @@ async def _our_errors(path: str) -> AsyncIterator[None]:
         raise from_grpc(error.status.value, error.message or "") from None
     except TimeoutError:
         raise Unavailable(f"{path} did not answer in time") from None
+    except (DecodeError, NotImplementedError, ProtocolError) as error:
+        raise Invalid(f"{path} sent what is no message: {str(error)[:120] or type(error).__name__}") from None
     except (OSError, StreamTerminatedError, ssl.SSLError) as error:
         raise Unavailable(f"{path} cannot be reached: {error}") from error

@@ -40,7 +40,7 @@ async def test_unary_with_metadata_and_errors(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await unary(b"denied")
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-        assert refused.value.details() == "no identity for you (ask for 50 % more)"
+        assert refused.value.details() == "no identity for you\nhint: ask for 50 % more"
         with pytest.raises(grpc.aio.AioRpcError) as broken:
             await unary(b"broken")
         assert broken.value.code() is grpc.StatusCode.INTERNAL

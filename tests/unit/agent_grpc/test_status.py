@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from agent.grpc import status
 from agent.grpc.status import Code, Refused
 from trustfed.errors import Conflict, Denied, Invalid, NotFound, TrustfedError, Unavailable
+from trustfed.runtime.errors import from_grpc
 
 
 @pytest.mark.parametrize(
@@ -30,8 +31,16 @@ def test_known_errors(error: Exception, code: Code) -> None:
 
 @pytest.mark.parametrize("error", [KeyError("secret"), TrustfedError("secret")])
 def test_unknown_errors_are_opaque(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    assert status.of(error, "/a/b", lambda: "cafe") == (Code.INTERNAL, "internal error cafe")
-    assert "cafe" in caplog.text
+    code, message = status.of(error, "/a/b")
+    assert code is Code.INTERNAL and "secret" not in message
+    fields = caplog.records[0].fields  # type: ignore[attr-defined]
+    assert fields["path"] == "/a/b" and fields["error_id"] in message
+
+
+def test_a_hint_reaches_the_client() -> None:
+    code, message = status.of(Denied("no entry fits this process", hint="trustfed entry create"), "/a/b")
+    told = from_grpc(code, unquote_to_bytes(status.percent_encode(message)).decode())
+    assert (type(told), told.message, told.hint) == (Denied, "no entry fits this process", "trustfed entry create")
 
 
 @given(st.text())

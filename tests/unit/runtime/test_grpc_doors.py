@@ -9,9 +9,9 @@ import grpc
 import pytest
 
 from tests.fakes.world import DomainWorld
-from trustfed.errors import Conflict, Denied, Unavailable
+from trustfed.errors import Conflict, Denied, Invalid, Unavailable
 from trustfed.proto import node_pb2 as pb
-from trustfed.runtime.grpc_client import VerifiedChannel, receive, stream, unary
+from trustfed.runtime.grpc_client import MAX_MESSAGE, VerifiedChannel, receive, stream, unary
 from trustfed.runtime.grpc_server import OPTIONS, ServerIdentity, answering, peer_certificate
 from trustfed.runtime.tls import client_context
 from trustfed.spiffe.ids import SpiffeId
@@ -133,5 +133,35 @@ async def test_anchors_and_certificate_are_replaced_while_it_serves() -> None:
     channel = await dial(world, port)
     with pytest.raises(Unavailable):
         await unary(channel, PATH, pb.RenewNodeRequest(), pb.RenewNodeResponse, 3)
+    channel.close()
+    await server.stop(0)
+
+
+class Liar:
+    """A server that announces more than it should, or sends what is no message."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+
+    async def knock(self, request: bytes, context: Any) -> bytes:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(b"\x0a\xff\xff\xff\x7f", "no message"), (b"x" * (MAX_MESSAGE + 1), "at most")],
+    ids=["junk", "large"],
+)
+async def test_what_a_server_sends_is_bounded_and_must_be_a_message(answer: bytes, words: str) -> None:
+    world = await DomainWorld.make("west")
+    identity = ServerIdentity(await world.svid("/trustfed/cluster"), [world.twin])
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
+    handler = grpc.unary_unary_rpc_method_handler(Liar(answer).knock)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Door", {"Knock": handler}),))
+    port = server.add_secure_port("127.0.0.1:0", identity.credentials())
+    await server.start()
+    channel = await dial(world, port)
+    with pytest.raises(Invalid, match=words):
+        await unary(channel, PATH, pb.RenewNodeRequest(), pb.RenewNodeResponse, 5)
     channel.close()
     await server.stop(0)
