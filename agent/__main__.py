@@ -17,7 +17,7 @@ from trustfed.federation.token import MAX_TEXT
 from trustfed.runtime import process
 from trustfed.runtime.config import load
 from trustfed.runtime.errors import answer
-from trustfed.runtime.files import read_bounded
+from trustfed.runtime.files import read_private
 
 
 def main(argv: list[str]) -> int:
@@ -51,11 +51,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _token(source: str) -> str:
-    """The token's text. Raises Invalid, NotFound; nothing of what was given is repeated."""
+    """The token's text; its file must be private. Raises Invalid, NotFound; nothing of what was given is repeated."""
     if source == "-":
         data = sys.stdin.buffer.read(MAX_TEXT + 1)
     elif source.startswith("@") and len(source) > 1:
-        data = read_bounded(Path(source[1:]), MAX_TEXT)
+        data = read_private(Path(source[1:]), MAX_TEXT)
     else:
         raise Invalid("--join takes @FILE or -, not the token itself", hint="arguments are visible to every user")
     try:

@@ -23,7 +23,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from agent.enrolment import SOFTWARE
 from agent.grpc.server import GrpcServer
 from agent.identity import Node
 from agent.intake import Intake
@@ -38,6 +37,7 @@ from trustfed.runtime.clock import Clock
 from trustfed.runtime.metrics import CONTENT_TYPE, Registry
 from trustfed.runtime.timestamps import from_ms
 from trustfed.runtime.unix_http import Handler, Request, Response
+from trustfed.runtime.version import SOFTWARE
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class Admin:
         missing = len(self.store.entries) - len(self.store.svids)
         return f"{missing} entries have no SVID" if missing else ""
 
-    def node_seconds_left(self) -> float:
-        """Seconds until the node's own SVID ends."""
-        return (self.node.identity.svid.not_after - self.clock.now()).total_seconds()
+    def node_svid_end(self) -> float:
+        """When the node's own SVID ends, in Unix seconds."""
+        return self.node.identity.svid.not_after.timestamp()
 
     def status(self) -> dict[str, object]:
         identity, sync, store = self.node.identity, self.sync.status, self.store
@@ -204,14 +204,14 @@ class Admin:
 def measure(admin: Admin) -> None:
     """Gauges that are read when somebody asks."""
     registry, store = admin.registry, admin.store
-    registry.gauge("entries", "registration entries held").read(lambda: len(store.entries))
-    registry.gauge("x509_svids", "X509-SVIDs served").read(lambda: len(store.svids))
-    registry.gauge("jwt_svids", "JWT-SVIDs cached").read(lambda: len(admin.jwt))
-    registry.gauge("bundles", "bundles held").read(lambda: len(store.bundles))
-    registry.gauge("connections", "open Workload API connections").read(lambda: admin.server.connections)
-    registry.gauge("streams", "open Workload API streams").read(admin.streams.__len__)
-    registry.gauge("ready", "1 while every entry can be served").read(lambda: float(not admin.unready()))
-    registry.gauge("node_svid_seconds_left", "life left of the node's own SVID").read(admin.node_seconds_left)
+    registry.gauge("agent_entries", "registration entries held").read(lambda: len(store.entries))
+    registry.gauge("agent_x509_svids", "X509-SVIDs served").read(lambda: len(store.svids))
+    registry.gauge("agent_jwt_svids", "JWT-SVIDs cached").read(lambda: len(admin.jwt))
+    registry.gauge("agent_bundles", "bundles held").read(lambda: len(store.bundles))
+    registry.gauge("agent_connections", "open Workload API connections").read(lambda: admin.server.connections)
+    registry.gauge("agent_streams", "open Workload API streams").read(admin.streams.__len__)
+    registry.gauge("agent_ready", "1 while every entry can be served").read(lambda: float(not admin.unready()))
+    registry.gauge("agent_svid_not_after_seconds", "end of the node's own SVID, Unix seconds").read(admin.node_svid_end)
 
 
 def _json(answer: Callable[[], dict[str, object]]) -> Callable[[Request], Awaitable[Response]]:

@@ -1,32 +1,33 @@
-"""The port of the cache that lets an agent restart with everything unreachable, and the driver that keeps nothing."""
+"""The port of what lets an agent restart with everything unreachable, and the driver that keeps nothing."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from agent.store import Store
+
 
 class Cache(Protocol):
-    """Keeps records (bytes by name) across restarts of the agent, sealed to this node.
+    """Keeps what an agent holds (entries, SVIDs with their keys, bundles) across its restarts, sealed to this node.
 
-    Whoever reads the store sees and changes nothing of use; what was altered, or is older than the node has seen, is
-    refused on load.
+    Whoever reads the kept form learns and changes nothing of use; what was altered, or is older than this node has
+    seen, is not loaded.
     """
 
-    def load(self) -> dict[str, bytes]:
-        """Every record. Raises Denied for what does not open, NotFound for none."""
+    def load(self, store: Store) -> None:
+        """Put what was kept into the empty store, before the first door opens; nothing if there is none that holds."""
         ...
 
-    def save(self, records: dict[str, bytes], removed: frozenset[str]) -> None:
-        """Store changed records and forget removed ones, all or nothing. Raises Unavailable."""
+    def changed(self, store: Store) -> None:
+        """The store holds something else now: keep it soon. Called at most once per turn of the loop; never waits."""
         ...
 
 
 class NoCache:
     """Keeps nothing: after a restart the agent serves again once its cluster has answered."""
 
-    def load(self) -> dict[str, bytes]:
-        """No record."""
-        return {}
+    def load(self, store: Store) -> None:
+        """Nothing was kept."""
 
-    def save(self, records: dict[str, bytes], removed: frozenset[str]) -> None:
-        """Keep nothing."""
+    def changed(self, store: Store) -> None:
+        """Nothing is kept."""

@@ -7,13 +7,12 @@ import contextlib
 import gc
 import random
 import resource
-from collections.abc import Coroutine
 from datetime import timedelta
-from typing import Any
 
 from agent import enrolment
 from agent.admin import Admin, measure
 from agent.attestors.unix import UnixAttestor
+from agent.cache import Cache, NoCache
 from agent.config import AgentConfig
 from agent.grpc.limits import Limits
 from agent.grpc.server import GrpcServer
@@ -39,6 +38,7 @@ from trustfed.runtime.files import DirectoryLock, private_directory
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix
 from trustfed.runtime.unix_http import Door
+from trustfed.runtime.waiting import together
 
 log = logs.get("agent")
 
@@ -47,8 +47,9 @@ _ENROL_WAITS = (0.2, 10.0)
 _chance = random.SystemRandom().random
 
 
-async def serve(config: AgentConfig, join_text: str | None, stop: asyncio.Event) -> None:
+async def serve(config: AgentConfig, join_text: str | None, stop: asyncio.Event, cache: Cache | None = None) -> None:
     """Run until `stop`. `join_text` is an enrolment token, ignored once this node is enrolled and may renew.
+    `cache` keeps over a restart what the cluster gave; without one nothing is kept.
 
     Raises Invalid, Denied, Conflict (another process has the folder or the socket), Unavailable.
     """
@@ -59,13 +60,13 @@ async def serve(config: AgentConfig, join_text: str | None, stop: asyncio.Event)
     with DirectoryLock(folder):
         identity = await _identity(config, join_text, clock, stop)
         if identity is not None:
-            await _Running(config, identity, clock).run(stop)
+            await _Running(config, identity, cache or NoCache(), clock).run(stop)
 
 
 class _Running:
     """Every part of an enrolled agent."""
 
-    def __init__(self, config: AgentConfig, identity: NodeIdentity, clock: Clock) -> None:
+    def __init__(self, config: AgentConfig, identity: NodeIdentity, cache: Cache, clock: Clock) -> None:
         loop = asyncio.get_running_loop()
         self._config, self._clock = config, clock
         registry = Registry()
@@ -76,6 +77,9 @@ class _Running:
         self._renewal = Renewal(store, link, clock, _chance, registry)
         self._jwt = JwtSvids(store, link, limits.jwt_svids, clock, registry)
         self._own = OwnSvid(node, link, clock, _chance)
+        # After the parts that follow the store, so that they see what is loaded.
+        cache.load(store)
+        store.on_change(lambda: cache.changed(store))
         intake = Intake(store, node, limits.entries, clock, registry)
         self._sync = Sync(store, node, link, self._reissue, self._renewal.connected, intake, clock, _chance, registry)
         identification = Identification(store, [UnixAttestor(clock.monotonic, limits.hashed_bytes)])
@@ -111,7 +115,7 @@ class _Running:
             gc.collect()
             gc.freeze()
             jobs = [self._sync.run(), self._renewal.run(), self._own.run(), keep_small(self._clock)]
-            await _together(jobs, stop)
+            await together(jobs, stop)
 
     async def _open(self, doors: contextlib.AsyncExitStack) -> None:
         config, admin = self._config, self._admin
@@ -136,20 +140,6 @@ class _Running:
 
 async def _door(doors: contextlib.AsyncExitStack, door: Door) -> None:
     doors.push_async_callback(door.close)
-
-
-async def _together(jobs: list[Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
-    """Run the jobs until `stop`; one that fails ends all, with its error."""
-    tasks = [asyncio.create_task(job) for job in jobs]
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopped}:
-            task.result()
-    finally:
-        for task in [*tasks, stopped]:
-            task.cancel()
-        await asyncio.gather(*tasks, stopped, return_exceptions=True)
 
 
 async def _identity(

@@ -1,35 +1,13 @@
-"""The agent's configuration: one TOML file, read by trustfed.runtime.config.
-
-data_dir = "/var/lib/trustfed/agent"      # 0700: the node's key and SVID
-socket = "/run/trustfed/agent.sock"       # the Workload API; every local process may connect
-admin_socket = "/run/trustfed/admin.sock" # 0600; may be left out: DATA_DIR/admin.sock
-health = "127.0.0.1:8081"                 # /live /ready /metrics; may be left out: none
-
-[log]
-level = "info"
-[limits]
-connections = 4096                        # to the Workload API, of all users together
-connections_per_user = 1024
-entries = 10000                           # held for this node; more are refused and alarmed
-jwt_svids = 1000                          # cached tokens, least recently used go first
-hashed_bytes = 268435456                  # the largest executable that unix:sha256 reads
-"""
+"""The agent's configuration: one TOML file, read by trustfed.runtime.config; an example stands in trustfed/cli/templates.py."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from trustfed.errors import Invalid
+from trustfed.runtime.logs import LogConfig
 from trustfed.runtime.sockets import MAX_PATH, parse_address
-
-
-@dataclass(frozen=True)
-class LogConfig:
-    """What is logged."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 Enrolment, by a token, once:
  1. key: a new P-256 key is on disk, 0600, before anything leaves; the same key asks again after a crash
- 2. roots: fetched from whoever answers, believed only by the hash in the token, then walked to the newest
- 3. server: TLS to those roots, and exactly the SPIFFE ID in the token, before the token is sent
+ 2. home: the envelope, from whoever answers, believed only by the publication key in the token
+ 3. server: an SVID by that bundle with exactly the SPIFFE ID in the token, before the token is sent
  4. request: signed as a whole by the node's key
- 5. answer: an SVID for this node and this key, by the home bundle that comes with it; then one file is written
+ 5. answer: under the same publication key, an SVID for this node and this key; then one file is written
 
-Renewal by nonce, when the SVID has expired or the cluster cannot be reached with it: the roots held are walked to the
-newest, the server is verified as in 3, the old key signs the request, the new key gets the SVID.
+Renewal by nonce, when the SVID has expired or the cluster cannot be reached with it: the home bundle is refreshed as in 2,
+the server is verified as in 3, the old key signs the request, the new key gets the SVID.
+
+No root is asked: whoever holds the federation's root could certify a door of their own, and must get no token by it.
 """
 
 from __future__ import annotations
@@ -27,20 +29,19 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from agent.identity import IdentityFile, NodeIdentity, checked_key, private_bytes, public_bytes
 from trustfed.errors import Denied, Invalid, NotFound
-from trustfed.federation import enrolment, roots
-from trustfed.federation.envelope import PublicationKey, open_envelope
+from trustfed.federation import enrolment
+from trustfed.federation.envelope import Envelope, PublicationKey, open_envelope
 from trustfed.federation.names import cluster_id, node_id
 from trustfed.federation.token import EnrolmentToken
 from trustfed.runtime import https_client
 from trustfed.runtime.files import read_private, write_atomic
-from trustfed.runtime.https_client import Server, Verify
+from trustfed.runtime.https_client import Server
 from trustfed.runtime.sockets import parse_address
 from trustfed.runtime.tls import client_context
+from trustfed.runtime.version import SOFTWARE
 from trustfed.spiffe.ids import SpiffeId
 from trustfed.spiffe.verify import verify_x509_svid
-from trustfed.spiffe.x509svid import parse_leaf
 
-SOFTWARE = "trustfed-agent/0.1"
 _KEY_FILE = "node.key"
 _AGAIN = "enrol this node again with a new token: trustfed node token, then agent serve --join @FILE"
 
@@ -48,9 +49,9 @@ _AGAIN = "enrol this node again with a new token: trustfed node token, then agen
 def enrol(folder: Path, token: EnrolmentToken, now: datetime) -> NodeIdentity:
     """Enrol this node. Safe to run again after a crash at any moment. Raises Invalid, Denied, Conflict, Unavailable."""
     key = _enrolment_key(folder / _KEY_FILE)  # 1
-    documents, root_set = _pinned_roots(token, now)  # 2
-    context = client_context(None, root_set.roots)
-    server = Server(token.host, token.port, context, exactly(token.server_id))  # 3
+    publication_key = token.pinned()
+    home = open_envelope(_envelope(token.host, token.port), token.name, publication_key)  # 2
+    server = _server(token.host, token.port, home, token.server_id, now)  # 3
     request = {
         "attestor": "join_token",
         "payload": token.encode(),
@@ -61,10 +62,11 @@ def enrol(folder: Path, token: EnrolmentToken, now: datetime) -> NodeIdentity:
     expected = node_id(token.name, token.newcomer)
     if token.server_id != cluster_id(token.name):
         raise Denied(f"the token is for {token.server_id}, which is no cluster")
-    publication_key = PublicationKey(_member(answer, "publication_key"))
-    home = open_envelope(_member(answer, "envelope"), token.name, publication_key)
+    if PublicationKey(_member(answer, "publication_key")) != publication_key:  # 5
+        raise Denied("the cluster answered with another publication key than the token's", hint=_AGAIN)
+    home = open_envelope(_member(answer, "envelope"), token.name, publication_key, after=home)
     chain = _chain(answer)
-    svid = verify_x509_svid(chain, home.bundle, now, expected=expected)  # 5
+    svid = verify_x509_svid(chain, home.bundle, now, expected=expected)
     identity = NodeIdentity(
         svid,
         checked_key(key, chain[0]),
@@ -74,7 +76,6 @@ def enrol(folder: Path, token: EnrolmentToken, now: datetime) -> NodeIdentity:
         token.server_id,
         publication_key,
         home,
-        documents,
     )
     IdentityFile(folder).save(identity)
     (folder / _KEY_FILE).unlink(missing_ok=True)
@@ -83,7 +84,8 @@ def enrol(folder: Path, token: EnrolmentToken, now: datetime) -> NodeIdentity:
 
 def renew(identity: NodeIdentity, now: datetime) -> NodeIdentity:
     """A new SVID on a new key, by showing the old one. Raises Denied (a person must act), Unavailable."""
-    server, documents = _known_server(identity, now)
+    home = refresh(identity).home
+    server = _server(*identity.door, home, identity.server_id, now)
     try:
         nonce = json.loads(https_client.get(server, "/v1/nonce"))["nonce"]
         assert isinstance(nonce, str)
@@ -99,9 +101,7 @@ def renew(identity: NodeIdentity, now: datetime) -> NodeIdentity:
         answer = https_client.post(server, "/v1/node/renew", _proven(enrolment.RENEW, request, identity.key))
     except Denied as error:
         raise Denied(error.message, hint=error.hint or _AGAIN) from None
-    home = open_envelope(
-        _member(answer, "envelope"), identity.trust_domain, identity.publication_key, after=identity.home
-    )
+    home = open_envelope(_member(answer, "envelope"), identity.trust_domain, identity.publication_key, after=home)
     chain = _chain(answer)
     svid = verify_x509_svid(chain, home.bundle, now, expected=identity.svid.id)
     return replace(
@@ -111,27 +111,14 @@ def renew(identity: NodeIdentity, now: datetime) -> NodeIdentity:
         issued_at=now,
         grpc=_address(answer),
         home=home,
-        root_documents=documents,
     )
 
 
-def refresh(identity: NodeIdentity, now: datetime) -> NodeIdentity:
+def refresh(identity: NodeIdentity) -> NodeIdentity:
     """The home bundle as the cluster publishes it now, for an agent that was away while authorities changed."""
-    server, documents = _known_server(identity, now)
-    data = https_client.get(server, "/envelope")
+    data = _envelope(*identity.door)
     home = open_envelope(data, identity.trust_domain, identity.publication_key, after=identity.home)
-    return replace(identity, home=home, root_documents=documents)
-
-
-def exactly(server_id: SpiffeId) -> Verify:
-    """Accept this server only. TLS has proved a path to the roots under their name constraints; this is who it is."""
-
-    def verify(chain: tuple[bytes, ...]) -> None:
-        found = parse_leaf(chain[0]).id if chain else None
-        if found != server_id:
-            raise Denied(f"the server is {found}, not {server_id}", hint="the address or the token is another's")
-
-    return verify
+    return replace(identity, home=home)
 
 
 def _enrolment_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -148,33 +135,18 @@ def _enrolment_key(path: Path) -> ec.EllipticCurvePrivateKey:
         raise Invalid(f"{path} is not a key of ours", hint="remove it and use a new token") from None
 
 
-def _pinned_roots(token: EnrolmentToken, now: datetime) -> tuple[tuple[bytes, ...], roots.RootSet]:
-    documents = _documents((token.host, token.port))
-    if len(documents) < token.root_version:
-        raise Denied(
-            f"the server has {len(documents)} root set versions, the token pins version {token.root_version}",
-            hint="the token is for another federation",
-        )
-    pinned = roots.pin(documents[token.root_version - 1], token.root_version, token.root_hash)
-    return documents, roots.advance(pinned, documents[token.root_version :], now)
+def _envelope(host: str, port: int) -> bytes:
+    """What whoever answers there has as its envelope; nothing of it is verified yet."""
+    return https_client.get(Server(host, port, https_client.pinned_content_context(), None), "/envelope")
 
 
-def _known_server(identity: NodeIdentity, now: datetime) -> tuple[Server, tuple[bytes, ...]]:
-    """The cluster's door, verified by the newest root set that continues the one held, and by exact ID."""
-    held = roots.reopen(identity.root_documents[-1])
-    documents = _documents(identity.door)
-    newest = roots.advance(held, documents[held.version :], now)
-    server = Server(*identity.door, client_context(None, newest.roots), exactly(identity.server_id))
-    # What the server says of versions before the one held is not believed, and not needed.
-    return server, (*identity.root_documents, *documents[held.version :])
+def _server(host: str, port: int, home: Envelope, server_id: SpiffeId, now: datetime) -> Server:
+    """The cluster's door, known by the home bundle and its exact ID."""
 
+    def verify(chain: tuple[bytes, ...]) -> None:
+        verify_x509_svid(chain, home.bundle, now, expected=server_id)
 
-def _documents(door: tuple[str, int]) -> tuple[bytes, ...]:
-    body = https_client.get(Server(*door, https_client.pinned_content_context(), None), "/v1/roots")
-    try:
-        return tuple(item.encode("ascii") for item in json.loads(body)["documents"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Invalid("the server's root documents are malformed", hint="is it a trustfed cluster?") from None
+    return Server(host, port, client_context(None, home.bundle.x509_authorities), verify)
 
 
 def _proven(kind: str, request: dict[str, str], key: ec.EllipticCurvePrivateKey) -> dict[str, str]:

@@ -53,7 +53,6 @@ class NodeIdentity:
     server_id: SpiffeId
     publication_key: PublicationKey
     home: Envelope
-    root_documents: tuple[bytes, ...]
 
     @property
     def trust_domain(self) -> TrustDomain:
@@ -76,7 +75,6 @@ class NodeIdentity:
             "server_id": str(self.server_id),
             "publication_key": _text(self.publication_key.spki),
             "envelope": _text(self.home.data),
-            "root_documents": [_text(document) for document in self.root_documents],
         }
         return json.dumps(document).encode()
 
@@ -101,7 +99,6 @@ class NodeIdentity:
                 SpiffeId.parse(document["server_id"]),
                 publication_key,
                 open_envelope(_binary(document["envelope"]), svid.id.trust_domain, publication_key),
-                tuple(_binary(item) for item in document["root_documents"]),
             )
         except (KeyError, ValueError, TypeError, IndexError, RecursionError):
             raise Invalid("it is damaged") from None
@@ -141,7 +138,9 @@ class Node:
         self._file = file
         self._lock = asyncio.Lock()
         self._listeners: list[Callable[[], None]] = []
-        self._unsaved = registry.gauge("identity_unsaved", "1 while the node's identity could not be written to disk")
+        self._unsaved = registry.gauge(
+            "agent_identity_unsaved", "1 while the node's identity could not be written to disk"
+        )
 
     def on_svid(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever the node has a new SVID."""

@@ -32,7 +32,7 @@ class Intake:
         self._store, self._node, self._max_entries, self._clock = store, node, max_entries, clock
         self.refused: dict[str, str] = {}
         self._refused = registry.counter(
-            "sync_refused_total", "items from the cluster that were not believed", labels=("kind",)
+            "agent_sync_refused_total", "items from the cluster that were not believed", labels=("kind",)
         )
 
     def entries(self, said: pb.Entries) -> None:

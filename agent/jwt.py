@@ -21,7 +21,7 @@ from agent.rotation import TRY_SECONDS
 from agent.store import Store
 from trustfed.errors import Conflict, Denied, Invalid, NotFound, TrustfedError, Unavailable
 from trustfed.proto import node_pb2 as node_pb
-from trustfed.runtime import logs
+from trustfed.runtime import errors, logs
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.timestamps import from_ms
@@ -78,7 +78,7 @@ class JwtSvids:
         self._waiting: list[Place] = []
         self._rest: dict[Place, float] = {}
         self._senders: set[asyncio.Task[None]] = set()
-        self._asked = registry.counter("jwt_svid_requests_total", "JWT-SVIDs asked for", labels=("outcome",))
+        self._asked = registry.counter("agent_jwt_svid_requests_total", "JWT-SVIDs asked for", labels=("outcome",))
         self.version = 0
         """Rises whenever a token was dropped or replaced: answers made of older ones are not given any more."""
         store.on_change(self._on_change)
@@ -160,6 +160,8 @@ class JwtSvids:
             except TrustfedError as error:
                 outcome = [error] * len(places)
                 log.warning("JWT-SVIDs not issued", count=len(places), error=error.message, hint=error.hint)
+            except Exception as error:  # whatever the cluster sends, the others are served
+                outcome = [Unavailable(errors.answer(error).line())] * len(places)
             except BaseException:
                 for place in places:
                     self._flights.pop(place).cancel()

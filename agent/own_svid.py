@@ -16,7 +16,7 @@ from agent.link import Link
 from agent.rotation import Chance
 from trustfed.errors import Denied, TrustfedError, Unavailable
 from trustfed.proto import node_pb2 as pb
-from trustfed.runtime import logs
+from trustfed.runtime import errors, logs
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.waiting import news_or_time
 from trustfed.spiffe.certificate import read
@@ -59,8 +59,8 @@ class OwnSvid:
         try:
             async with asyncio.timeout(3 * rotation.TRY_SECONDS):
                 await self.renew()
-        except (TrustfedError, TimeoutError) as error:
-            said = error if isinstance(error, TrustfedError) else Unavailable("the cluster did not answer in time")
+        except Exception as error:  # whatever the cluster sends, the present SVID is used on
+            said = error if isinstance(error, TrustfedError) else Unavailable(_said(error))
             now = self._clock.now()
             self.slot = rotation.after_failure(self.slot, now, said.message, self._chance)
             if isinstance(said, Denied):
@@ -106,3 +106,7 @@ class OwnSvid:
             return replace(renewed, home=newer)
 
         await self._node.adopt(change)
+
+
+def _said(error: Exception) -> str:
+    return "the cluster did not answer in time" if isinstance(error, TimeoutError) else errors.answer(error).line()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -48,8 +49,11 @@ class Caller:
         if pid <= 0:
             raise Denied("the caller is not a process of this pid namespace", hint="share the host's pid namespace")
         pidfd = _pidfd(connection, pid, uid)  # 2
-        groups = _groups(connection, pid)
-        caller = cls(pid, uid, gid, groups, pidfd)
+        try:
+            caller = cls(pid, uid, gid, _groups(connection, pid), pidfd)
+        except BaseException:
+            os.close(pidfd)
+            raise
         if not caller.alive():  # 3
             caller.close()
             raise Denied("the calling process has ended")
@@ -66,17 +70,33 @@ class Caller:
             self.pidfd = -1
 
 
+def _knows_peer_pidfd() -> bool:
+    """Whether this kernel has SO_PEERPIDFD (Linux 6.5)."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with ours, theirs:
+        try:
+            os.close(ours.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
+        except OSError as error:
+            return error.errno != errno.ENOPROTOOPT
+    return True
+
+
+_KNOWS_PEER_PIDFD = _knows_peer_pidfd()
+"""Decided once: a failure that depends on the caller must never lead to the weaker way."""
+
+
 def _pidfd(connection: socket.socket, pid: int, uid: int) -> int:
-    try:
-        return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-    except OSError:
-        pass  # older than Linux 6.5, or the process is gone: the next line tells
+    if _KNOWS_PEER_PIDFD:
+        try:
+            return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        except OSError as error:  # Linux 6.5 to 6.15 cannot name a process that has been reaped
+            raise Denied("the calling process has ended") from error
     try:
         pidfd = os.pidfd_open(pid)
     except OSError as error:
         raise Denied("the calling process has ended") from error
-    # The pid may have been taken over between connect(2) and here: by another user's process it is noticed. One of the
-    # same user could as well have connected itself.
+    # The pid may have been taken over between connect(2) and here: by another user's process it is noticed. By one of
+    # the same user it is not, and its path and hash are attested instead: entries by these want Linux 6.5.
     try:
         if int(_status(pid, "Uid").split()[1]) != uid:
             raise Denied("the calling process has ended")

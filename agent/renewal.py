@@ -44,8 +44,8 @@ class Renewal:
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
-        self._tries = registry.counter("x509_svid_requests_total", "X509-SVIDs asked for", labels=("outcome",))
-        self._expired = registry.counter("x509_svids_expired_total", "SVIDs that ended before they were replaced")
+        self._tries = registry.counter("agent_x509_svid_requests_total", "X509-SVIDs asked for", labels=("outcome",))
+        self._expired = registry.counter("agent_x509_svids_expired_total", "SVIDs that ended before they were replaced")
         store.on_change(self._on_change)
 
     def reissue(self, authorities: list[str], spread: timedelta) -> None:

@@ -1,5 +1,8 @@
 """The stream from the cluster: bans first, then entries and bundles as they change; resumed by position after a break.
 
+Only the cluster's Bans is a ban. Whatever else fails, a refusal too, leaves what is held: the cluster's clock or state
+may be wrong, and all its nodes would stop at once.
+
 The order of one stream, checked here: 1 the cluster's hello · 2 bans · 3 everything else. Position and cluster instance are
 kept only at the ends of whole batches and snapshots, so a broken stream is resumed from what was wholly applied.
 """
@@ -13,8 +16,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from grpclib.exceptions import GRPCError
-
 from agent import enrolment
 from agent.identity import Node
 from agent.intake import Intake, domain_of, level_of
@@ -23,17 +24,17 @@ from agent.rotation import Chance
 from agent.store import Store
 from trustfed.errors import Denied, Invalid, TrustfedError, Unavailable
 from trustfed.proto import node_pb2 as pb
-from trustfed.runtime import logs
+from trustfed.runtime import errors, logs
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.grpc_client import VerifiedChannel, stream
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.timestamps import to_ms
-from trustfed.runtime.waiting import news_or_time
+from trustfed.runtime.version import PROTOCOL, SOFTWARE
+from trustfed.runtime.waiting import news_or_time, together
 from trustfed.spiffe.ids import TrustDomain, shown
 
 log = logs.get("agent.sync")
 
-PROTOCOL = 1
 HELLO_SECONDS = 10.0
 HEARTBEAT_SECONDS = 15.0
 SILENCE_SECONDS = 45.0
@@ -75,7 +76,7 @@ class Sync:
         self._intake, self._clock, self._chance = intake, clock, chance
         self.status = SyncStatus()
         self._instance = self._coming = ""
-        self._connected = registry.gauge("cluster_connected", "1 while the stream from the cluster is up")
+        self._connected = registry.gauge("agent_cluster_connected", "1 while the stream from the cluster is up")
 
     async def run(self) -> None:
         """Stay connected: at once after a renewal, with full jitter between tries that failed."""
@@ -86,6 +87,8 @@ class Sync:
                 await self._session()
             except TrustfedError as caught:
                 error = caught
+            except Exception as caught:  # whatever the cluster sends, what is held is served on
+                error = Unavailable(errors.answer(caught).line())
             finally:
                 self._connected.set(0)
                 self.status.connected_since = None
@@ -103,23 +106,16 @@ class Sync:
 
     async def _session(self) -> None:
         """One stream, until it breaks (raises) or a newer SVID should be presented (returns)."""
-        channel, greeted = self._link.dial(), False
+        channel = self._link.dial()
         try:
             async with stream(channel, SERVICE + "Sync", pb.FromAgent, pb.FromCluster) as opened:
                 snapshot = await self._greet(opened)
-                greeted = True
                 self._link.use(channel)
                 self.status.connected_since, self.status.error, self.status.hint = self._clock.now(), "", ""
                 self._connected.set(1)
                 log.info("connected to the cluster", server=str(self._node.identity.server_id), snapshot=snapshot)
                 self._on_connected()
-                await self._both_ways(opened, snapshot=snapshot)
-        except Denied as error:
-            # Said by the verified cluster (not by us of it), to a node whose SVID is good: it was banned while away.
-            said = isinstance(error.__context__, GRPCError)
-            if said and not greeted and self._clock.now() < self._node.identity.svid.not_after:
-                self._bans(pb.Bans(banned=True, reason=error.message))
-            raise
+                await together([self._receive(opened, snapshot=snapshot), self._beat(opened)], self._link.stale)
         finally:
             self._let_go(channel)
 
@@ -145,6 +141,8 @@ class Sync:
         if offset > _CLOCK_OFFSET_SECONDS:
             log.warning("clocks differ", seconds=round(offset), peer="cluster")
         self._bans(second.bans)
+        if second.bans.banned:
+            raise Denied(f"this node is banned: {second.bans.reason[:200]}")
         if not hello.snapshot and hello.cluster_instance != self._instance:
             raise Invalid("the cluster would resume a stream of another instance")
         self._coming = hello.cluster_instance
@@ -156,7 +154,7 @@ class Sync:
         hello = pb.AgentHello(
             protocol_min=PROTOCOL,
             protocol_max=PROTOCOL,
-            software=enrolment.SOFTWARE,
+            software=SOFTWARE,
             # After a ban was lifted, and after a start, there is nothing to resume from.
             position=self.status.position if self._store.synced else 0,
             cluster_instance=self._instance,
@@ -164,21 +162,6 @@ class Sync:
         for held in self._store.bundles.values():
             hello.levels.append(level_of(held))
         return hello
-
-    async def _both_ways(self, opened: Any, *, snapshot: bool) -> None:
-        tasks = {
-            asyncio.create_task(self._receive(opened, snapshot=snapshot)),
-            asyncio.create_task(self._beat(opened)),
-            asyncio.create_task(self._link.stale.wait()),
-        }
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _beat(self, opened: Any) -> None:
         while True:
@@ -234,11 +217,9 @@ class Sync:
         """The server did not fit the home bundle held: this node may have been away while its authorities changed."""
         try:
             identity = self._node.identity
-            fresh = await asyncio.to_thread(enrolment.refresh, identity, self._clock.now())
+            fresh = await asyncio.to_thread(enrolment.refresh, identity)
             if fresh.home.level > identity.home.level:
-                await self._node.adopt(
-                    lambda present: replace(present, home=fresh.home, root_documents=fresh.root_documents)
-                )
+                await self._node.adopt(lambda present: replace(present, home=fresh.home))
                 log.info("home bundle refreshed from the cluster's door", sequence=fresh.home.level.sequence)
         except TrustfedError as error:
             log.warning("home bundle not refreshed", error=error.message, hint=error.hint)

@@ -11,8 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from trustfed.cluster.enrolment import expect, fetch_roots
-from trustfed.federation import enrolment
+from trustfed.federation import enrolment, roots
 from trustfed.federation.token import EnrolmentToken
 from trustfed.runtime import https_client
 from trustfed.runtime.tls import client_context
@@ -35,8 +34,11 @@ def attest(text: str, directory: Path, bundle: str) -> None:
         "software": "bench",
     }
     proof = key.sign(enrolment.proof_input(enrolment.ATTEST, request), ec.ECDSA(hashes.SHA256()))
-    _, root_set = fetch_roots(token, datetime.now(UTC))
-    door = https_client.Server(token.host, token.port, client_context(None, root_set.roots), expect(token.server_id))
+    documents = https_client.root_documents(token.host, token.port)
+    root_set = roots.pinned(documents, token.root_version, token.root_hash, datetime.now(UTC))
+    door = https_client.Server(
+        token.host, token.port, client_context(None, root_set.roots), https_client.exactly(token.server_id)
+    )
     answer = https_client.post(door, ATTEST, {**request, "proof": enrolment.text(proof)})
     chain = answer["chain"]
     assert isinstance(chain, list)

@@ -136,7 +136,7 @@ class Trustfed:
 
     def prepare_authority(self) -> int:
         """The one of the round before is activated first: a domain prepares one at a time."""
-        for authority in self._call(self._peer, *AUTHORITIES):
+        for authority in self._call(self._peer, *AUTHORITIES)["authorities"]:
             if (authority["kind"], authority["status"]) == ("x509", "prepared"):
                 method, path = ACTIVATE
                 self._call(self._peer, method, path.format(id=authority["id"]), {"reason": REASON})
@@ -179,7 +179,7 @@ class Trustfed:
         offered = self._call(self._hub, *OFFER, offer)
 
         def arrived() -> bool:
-            return any(grant["id"] == offered["id"] for grant in self._call(self._home, *GRANTS))
+            return any(grant["id"] == offered["id"] for grant in self._call(self._home, *GRANTS)["grants"])
 
         wait_until(arrived, "the offered grant", self._running["cluster"])
         method, path = ACCEPT

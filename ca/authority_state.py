@@ -43,7 +43,7 @@ class AuthorityState:
     status: Status
     key_name: str
     not_before: datetime
-    not_after: datetime  # the earlier of twin and intermediate
+    not_after: datetime  # of the twin: what the root signs, or does not, changes nothing about it
     twin: bytes = b""
     intermediate: bytes = b""
     first_level: Level | None = None  # the first envelope that carries it; None: in no envelope yet
@@ -53,6 +53,7 @@ class AuthorityState:
     tainted_at: datetime | None = None
     remove_first: bool = False  # tainted with a key known to be stolen: the twin goes before the successor is out
     reissue_at: datetime | None = None  # when Reissue was carried out for this (tainted) authority
+    intermediate_not_after: datetime | None = None  # until when chains to the root hold
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,22 +165,26 @@ async def issue_x509(
 def prepare(issuer: Issuer, request: LeafRequest, *, now: datetime, randomness: Randomness) -> Draft:
     """A linted draft of one leaf; `now` in whole seconds, within the authority's validity.
 
-    It ends at the earliest of now + ttl, the authority's end and the request's limit. Raises Invalid for a malformed
-    request, Denied for a name that is not this domain's to give, Unavailable while the root chain is missing.
+    It ends at the earliest of now + ttl, the authority's end, the request's limit and, with the root's chain, the
+    intermediate's end. Raises Invalid for a malformed request, Denied for a name that is not this domain's to give,
+    Unavailable while the root chain is missing.
     """
     _check_names(issuer, request)
     if request.chain not in ("leaf", "root"):
         raise Invalid(f"chain {str(request.chain)[:20]!r} is unknown", hint="leaf or root")
-    if request.chain == "root" and issuer.intermediate is None:
+    limit = request.not_after_limit
+    if request.chain == "root" and issuer.root_chain_until is not None:
+        limit = issuer.root_chain_until if limit is None else min(limit, issuer.root_chain_until)
+    if request.chain == "root" and (issuer.root_chain_until is None or issuer.root_chain_until <= now):
         raise Unavailable(
-            f"authority {issuer.authority} has no certificate of the root yet", hint="try again once the hub is back"
+            f"authority {issuer.authority} has no valid certificate of the root", hint="try again once the hub is back"
         )
     longest = int(request.profile.max_lifetime.total_seconds())
     if not 1 <= request.ttl <= longest:
         raise Invalid(f"a lifetime of {request.ttl} s is out of range", hint=f"1 to {longest} seconds")
     not_after = min(now + timedelta(seconds=request.ttl), issuer.not_after)
-    if request.not_after_limit is not None:
-        not_after = min(not_after, whole_seconds(request.not_after_limit))
+    if limit is not None:
+        not_after = min(not_after, whole_seconds(limit))
     if not_after <= now:
         raise Invalid(f"the SVID of {request.spiffe_id} would have ended at {not_after}", hint="see the entry's expiry")
     not_before = max(now - NOT_BEFORE_BACKDATE, issuer.not_before)
@@ -203,7 +207,7 @@ def prepare(issuer: Issuer, request: LeafRequest, *, now: datetime, randomness: 
         request.public_key,
         request.dns_names,
         serial,
-        request.not_after_limit,
+        limit,
         request.ttl,
         request.profile,
         now,

@@ -28,8 +28,9 @@ class Issuer:
     twin: bytes
     intermediate: bytes | None  # None while the root has not answered: chain "root" is then refused (Unavailable)
     dns_suffixes: tuple[str, ...]
-    not_before: datetime  # the later of twin and intermediate
-    not_after: datetime  # the earlier of twin and intermediate
+    not_before: datetime  # of the twin, as `not_after`: what the root signs changes neither
+    not_after: datetime
+    root_chain_until: datetime | None  # the intermediate's end: no leaf with the root's chain outlives it
     public_key: ec.EllipticCurvePublicKey = field(repr=False)
     template: LeafTemplate = field(repr=False)
     signer: Signer = field(repr=False)
@@ -54,12 +55,12 @@ class Issuer:
         key = anchor.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise Invalid(f"authority {authority} has no EC key", hint="prepare a new authority")
-        begin, end = anchor.not_valid_before_utc, anchor.not_valid_after_utc
+        begin, end, root_chain_until = anchor.not_valid_before_utc, anchor.not_valid_after_utc, None
         if intermediate is not None:
             other = _read(intermediate, trust_domain, authority, "intermediate")
             if other.public_key() != key:
                 raise Invalid(f"the intermediate of authority {authority} has another key than its twin")
-            begin, end = max(begin, other.not_valid_before_utc), min(end, other.not_valid_after_utc)
+            root_chain_until = other.not_valid_after_utc
         return cls(
             trust_domain,
             authority,
@@ -69,6 +70,7 @@ class Issuer:
             dns_suffixes,
             begin,
             end,
+            root_chain_until,
             key,
             LeafTemplate(anchor.subject.public_bytes(), key_id(key)),
             Signer(trust_domain, anchor.subject.public_bytes(), _authority_key(anchor), dns_suffixes, begin, end),

@@ -145,9 +145,9 @@ def _succession(
 ) -> Iterator[Step]:
     acting = sorted((a for a in own if a.status is Status.ACTIVE), key=_activation)
     active = acting[-1] if acting else None
-    for authority in acting[:-1]:  # 5
+    for authority in (a for a in acting[:-1] if not _leaves_first(a)):  # 5
         yield Retire(authority.id, "a newer authority is active")
-    if active is not None and now >= active.not_after:  # 5
+    if active is not None and now >= active.not_after and not _leaves_first(active):  # 5
         yield Retire(active.id, "it has ended")
     why = _successor_wanted(active, own, policy, now)  # 1, 2
     if not why:
@@ -201,7 +201,7 @@ def _departure(
 ) -> Step | None:
     if authority.status is Status.REMOVED:
         return None
-    if authority.tainted_at is not None and authority.remove_first:  # 7
+    if _leaves_first(authority):  # 7
         return RemoveTainted(authority.id, (), "its key is known to be stolen")
     if authority.status is Status.PREPARED:  # 6
         if authority.tainted_at is not None:
@@ -212,6 +212,11 @@ def _departure(
     if now >= _gone_at(authority, policy):  # 6
         return Remove(authority.id, "the last SVID it signed has ended")
     return _taint(authority, own, consumers, policy, now) if authority.tainted_at is not None else None
+
+
+def _leaves_first(authority: AuthorityState) -> bool:
+    """Whether it goes without retiring (rule 7): one authority never takes two steps at once."""
+    return authority.tainted_at is not None and authority.remove_first
 
 
 def _taint(

@@ -10,9 +10,6 @@ from agent.peer import Caller
 class WorkloadAttestor(Protocol):
     """One source of selectors, such as the kernel or a container runtime."""
 
-    prefix: str
-    """What its selectors begin with, such as "unix"."""
-
     def ready(self, caller: Caller, kinds: frozenset[str]) -> frozenset[str] | None:
         """The caller's selectors of these kinds (`unix:uid`, ...), if they can be told without waiting, else None.
 

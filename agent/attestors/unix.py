@@ -5,7 +5,8 @@
     unix:path:/usr/bin/web  unix:sha256:HEX                           of the running executable
 
 Users and groups are those of connect(2). The path is the one the process sees: whoever may make mount namespaces can
-forge it, so trust it only together with a user; the hash is that of the very file that runs. Names are looked up off
+forge it, so trust it only together with a user; the hash is that of the very file that runs. Both say that somebody
+started this program, not that nobody steers it: the same user can (ptrace, LD_PRELOAD). Names are looked up off
 the event loop: a user database may be a network away.
 """
 
@@ -17,6 +18,7 @@ import hashlib
 import os
 import pwd
 import stat
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,20 +31,25 @@ log = logs.get("agent.attestors.unix")
 _NAME_SECONDS = 60.0
 _MAX_CACHED = 4096
 _CHUNK = 1 << 20
+_SETTLED_NS = 2_000_000_000
+"""Age from which a change of a file is seen in its ctime: file systems write times as coarsely as 2 seconds."""
 _NAMED = frozenset({"unix:user", "unix:group", "unix:supplementary_group"})
 
 _Names = dict[tuple[str, int], tuple[float, str]]
 
 
 class UnixAttestor:
-    """The attestor of Unix processes. `monotonic` gives seconds; executables above `hashed_bytes` get no hash."""
+    """The attestor of Unix processes. Executables above `hashed_bytes` get no hash.
 
-    prefix = "unix"
+    `monotonic` gives seconds, `wall` nanoseconds since 1970, as files bear them.
+    """
 
-    def __init__(self, monotonic: Callable[[], float], hashed_bytes: int) -> None:
-        self._monotonic, self._hashed_bytes = monotonic, hashed_bytes
+    def __init__(
+        self, monotonic: Callable[[], float], hashed_bytes: int, wall: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._monotonic, self._hashed_bytes, self._wall = monotonic, hashed_bytes, wall
         self._names: _Names = {}
-        self._hashes: dict[tuple[int, int, int, int], str] = {}
+        self._hashes: dict[tuple[int, ...], str] = {}
         self._hashing = asyncio.Semaphore(1)
 
     def ready(self, caller: Caller, kinds: frozenset[str]) -> frozenset[str] | None:
@@ -99,21 +106,37 @@ class UnixAttestor:
             if not stat.S_ISREG(facts.st_mode) or facts.st_size > self._hashed_bytes:
                 log.warning("executable not hashed", pid=caller.pid, bytes=facts.st_size)
                 return ""
-            place = (facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+            place = _place(facts)
             known = self._hashes.get(place)
             if known is None:
                 digest, left = hashlib.sha256(), self._hashed_bytes
                 while left > 0 and (chunk := os.read(file, _CHUNK)):
                     digest.update(chunk)
                     left -= len(chunk)
-                if len(self._hashes) >= _MAX_CACHED:
-                    self._hashes.clear()
-                known = self._hashes[place] = digest.hexdigest()
+                known = digest.hexdigest()
+                if _place(os.fstat(file)) == place and _only_root_changes(facts, self._wall()):
+                    if len(self._hashes) >= _MAX_CACHED:
+                        self._hashes.clear()
+                    self._hashes[place] = known
             return known
         except OSError:
             return ""
         finally:
             os.close(file)
+
+
+def _place(facts: os.stat_result) -> tuple[int, ...]:
+    """What stands for a file's content. The ctime is in it because its owner can set every other time."""
+    return facts.st_dev, facts.st_ino, facts.st_ctime_ns, facts.st_mtime_ns, facts.st_size
+
+
+def _only_root_changes(facts: os.stat_result, now_ns: int) -> bool:
+    """Whether the hash of a file may be kept: its next change shows in `_place`, or takes root.
+
+    No time at all tells of a change through a mapping on tmpfs, so what a user can write is read again each time.
+    """
+    settled = facts.st_ctime_ns + _SETTLED_NS <= now_ns
+    return settled and facts.st_uid == 0 and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _wanted(caller: Caller, kinds: frozenset[str]) -> Iterable[tuple[str, str, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ca.keys.file import FileKeys
@@ -59,6 +59,10 @@ class KeysConfig:
             raise Invalid(
                 f"[keys] workers = {self.workers} is out of bounds", hint=f"0 to {MAX_WORKERS}; 0: no workers"
             )
+
+    def within(self, data_dir: Path) -> KeysConfig:
+        """This, with the keys of the file store in DATA_DIR/keys unless a directory is named."""
+        return replace(self, directory=data_dir / "keys") if self.store == "file" and self.directory is None else self
 
 
 def open_keys(config: KeysConfig) -> KeyStore:

@@ -37,7 +37,7 @@ _NAMES = {
     SecretFile: "path of a secret",
 }
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
-_KINDS = ("counter", "gauge", "histogram")
+_KINDS = ("counter", "gauge")
 _VERBS = {"get", "post", "put", "delete"}
 
 

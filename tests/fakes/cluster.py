@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import sys
@@ -193,7 +194,7 @@ class Faults:
     renew: list[Callable[[Any], Any]] = field(default_factory=list)
     attest: list[Callable[[dict[str, str]], Any]] = field(default_factory=list)
     after_attest: list[Callable[[dict[str, str]], Any]] = field(default_factory=list)
-    roots: list[Callable[[], Any]] = field(default_factory=list)
+    envelope: list[Callable[[], Any]] = field(default_factory=list)
     nonce_renew: list[Callable[[dict[str, str]], Any]] = field(default_factory=list)
 
 
@@ -218,6 +219,7 @@ class FakeCluster:
         self.home = Domain(name)
         self.home.authorities = [self.new_authority("a1")]
         self.node = node
+        self.id = cluster_id(self.home.trust_domain)
         self.node_ttl = timedelta(hours=1)
         self.svid_ttl = timedelta(hours=1)
         self.jwt_ttl = timedelta(minutes=5)
@@ -262,7 +264,7 @@ class FakeCluster:
         """Listen; `ports` (gRPC, HTTPS) to come back where it was."""
         key = new_key()
         signer = self.home.authorities[-1]
-        own = leaf(signer, cluster_id(self.home.trust_domain), key.public_key(), timedelta(hours=1))
+        own = leaf(signer, self.id, key.public_key(), timedelta(hours=1))
         pair = KeyPair((own, signer.intermediate), key)
         anchors = [a.twin for a in self.home.authorities]
         self._grpc = grpclib.server.Server([_Node(self)])
@@ -306,6 +308,7 @@ class FakeCluster:
             "root_hash": root_set.hash,
             "secret": secret,
             "expires_at": (datetime.now(UTC) + life).replace(microsecond=0),
+            "publication_key": enrolment.text(self.home.publication_key.spki),
         }
         token = EnrolmentToken(**{**values, **changed})
         self.tokens[token.secret_hash()] = token.expires_at
@@ -383,7 +386,12 @@ class FakeCluster:
                 )
             )
         )
-        await stream.send_message(pb.FromCluster(bans=pb.Bans(banned=False)))
+        await stream.send_message(pb.FromCluster(bans=pb.Bans(banned=bool(self.banned), reason=self.banned)))
+        if self.banned:
+            self.streams.remove(queue)
+            with contextlib.suppress(TimeoutError):  # what is sent just before a stream's end can be lost with it
+                await asyncio.wait_for(stream.recv_message(), 5)
+            raise Denied(f"node {self.node} is banned: {self.banned}")
         if snapshot:
             messages = [
                 bundle_message(self.home, home=True),
@@ -483,8 +491,8 @@ class FakeCluster:
     def _caller(self, stream: Any) -> None:
         chain = peer_chain(stream.peer._transport.get_extra_info("ssl_object"))
         svid = verify_x509_svid(chain[:1], self.home.bundle(), datetime.now(UTC))
-        if svid.id != node_id(self.home.trust_domain, self.node) or self.banned:
-            raise Denied(f"node {self.node} is banned: {self.banned}")
+        if svid.id != node_id(self.home.trust_domain, self.node):
+            raise Denied(f"{svid.id} is no node of this cluster")
 
     # The door.
 
@@ -513,11 +521,11 @@ class FakeCluster:
 
     async def _answer(self, path: str, body: bytes) -> object:
         if path == "/v1/roots":
-            await _fault(self.faults.roots)
             return {"documents": [document.decode() for document in self.root_documents]}
         if path == "/v1/nonce":
             return {"nonce": "nonce-1", "expires_ms": 0}
         if path == "/envelope":
+            await _fault(self.faults.envelope)
             return {}
         request = json.loads(body)
         public_key = base64.b64decode(request["public_key"])
@@ -609,6 +617,8 @@ class _Node:
 async def _ours(cluster: FakeCluster, stream: Any, method: Callable[[Any], Any], request: Any) -> Any:
     try:
         cluster._caller(stream)
+        if cluster.banned:
+            raise Denied(f"node {cluster.node} is banned: {cluster.banned}")
         return await method(request)
     except TrustfedError as error:
         raise _status(error) from None

@@ -50,6 +50,7 @@ class FakeHub:
         self.decisions: list[pb.DecideGrantRequest] = []
         self.refuse_decisions = False
         self.intermediate_ttl = timedelta(days=2)
+        self.dns_suffixes: tuple[str, ...] = ()
         self.spoil: Any = None
         """Turns an intermediate into what is answered instead."""
         self.hellos = 0
@@ -72,7 +73,7 @@ class FakeHub:
 
     async def intermediate(self, domain: str, authority: str, csr: bytes, ttl: timedelta | None = None) -> bytes:
         not_after = (datetime.now(UTC) + (ttl or self.intermediate_ttl)).replace(microsecond=0)
-        request = IntermediateRequest(TrustDomain(domain), authority, csr, (), not_after)
+        request = IntermediateRequest(TrustDomain(domain), authority, csr, self.dns_suffixes, not_after)
         return await sign_intermediate(
             self.roots[-1], request, self.keys, Kept(), now=datetime.now(UTC), randomness=os.urandom
         )

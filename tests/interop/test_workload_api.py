@@ -44,7 +44,7 @@ def entry(agent: Agent) -> Iterator[str]:
 
 def active_authority(agent: Agent) -> str:
     """The id of the X.509 authority that signs now."""
-    found = agent.cluster.admin.get("/authorities")
+    found = agent.cluster.admin.get("/authorities")["authorities"]
     (active,) = [a["id"] for a in found if a["kind"] == "x509" and a["status"] == "active"]
     return str(active)
 

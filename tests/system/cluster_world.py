@@ -25,10 +25,10 @@ from tests.unit.cluster.cluster_parts import NodeKey, spki
 from trustfed.cluster import compose, enrolment
 from trustfed.cluster import events as e
 from trustfed.cluster.config import ClusterConfig, Door, Policy
-from trustfed.cluster.enrolment import expect
 from trustfed.federation.names import cluster_id, hub_id
 from trustfed.proto import node_pb2 as pb
 from trustfed.runtime.grpc_client import VerifiedChannel, stream, unary
+from trustfed.runtime.https_client import exactly
 from trustfed.runtime.tls import KeyPair, client_context
 from trustfed.spiffe.ids import TrustDomain
 
@@ -113,20 +113,20 @@ class Cluster:
             )
         assert answer.status_code == 200, answer.text
         key.answer = answer.json()
-        return Node(self, KeyPair((key.leaf,), key.key), address["grpc"])
+        return Node(self, KeyPair((key.leaf,), key.key), address["grpc"], token)
 
 
 class Node:
     """An agent's side of the gRPC door, by the client that agents use."""
 
-    def __init__(self, cluster: Cluster, keypair: KeyPair, address: str) -> None:
-        self.cluster, self.keypair, self.address = cluster, keypair, address
+    def __init__(self, cluster: Cluster, keypair: KeyPair, address: str, token: str = "") -> None:
+        self.cluster, self.keypair, self.address, self.token = cluster, keypair, address, token
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[VerifiedChannel]:
         host, port = self.address.rsplit(":", 1)
         context = client_context(self.keypair, [r.certificate for r in self.cluster.hub.roots], alpn=("h2",))
-        channel = VerifiedChannel(host, int(port), context, expect(cluster_id(TrustDomain(TD))))
+        channel = VerifiedChannel(host, int(port), context, exactly(cluster_id(TrustDomain(TD))))
         try:
             yield channel
         finally:
@@ -171,13 +171,14 @@ class Stream:
 
 
 @asynccontextmanager
-async def running(folder: Path, hub: FakeHub, **policy: Any) -> AsyncIterator[Cluster]:
+async def running(folder: Path, hub: FakeHub, health: str = "", **policy: Any) -> AsyncIterator[Cluster]:
     """A cluster in this process, enrolled at first use of the folder."""
     config = ClusterConfig(
         folder / "data",
-        folder / "admin.sock",
         Door("127.0.0.1:0"),
         Door("127.0.0.1:0"),
+        admin_socket=folder / "admin.sock",
+        health=health,
         keys=KeysConfig(workers=0),
         policy=Policy(polled_readers=False, **policy),
     )
@@ -185,7 +186,7 @@ async def running(folder: Path, hub: FakeHub, **policy: Any) -> AsyncIterator[Cl
         await enrolled(config, hub)
     stop = asyncio.Event()
     serving = asyncio.create_task(compose.serve(config, stop))
-    cluster = Cluster(config.admin_socket, hub)
+    cluster = Cluster(config.admin_path, hub)
     try:
         await _up(cluster, serving)
         yield cluster

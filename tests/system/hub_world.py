@@ -30,6 +30,7 @@ from trustfed.runtime.tls import KeyPair, client_context
 CONFIG = """
 trust_domain = "trustfed-hub.example"
 data_dir = "data"
+health = "127.0.0.1:0"
 dns_names = ["localhost"]
 [grpc]
 listen = "127.0.0.1:0"

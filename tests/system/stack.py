@@ -234,8 +234,10 @@ class Stack:
         order = {"importer": importer, "exporter": exporter, "until": "2099-01-01T00:00:00Z", "reason": "they call"}
         id_ = str(self.hub_admin.post("/grants", order)["id"])
         owner = self.clusters[importer].admin
-        offered = until(lambda: next((g for g in owner.get("/grants") if g["id"] == id_), None), "the grant's offer")
-        owner.post(f"/grants/{id_}/accept", {"fingerprint": offered["fingerprint"], "reason": "agreed"})
+        offered = until(
+            lambda: next((g for g in owner.get("/grants")["grants"] if g["id"] == id_), None), "the grant's offer"
+        )
+        owner.post(f"/grants/{id_}/accept", {"fingerprint": offered["exporter_fingerprint"], "reason": "agreed"})
         return id_
 
     def logs(self) -> str:

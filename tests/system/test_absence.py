@@ -15,7 +15,8 @@ def test_an_authority_that_changed_without_the_hub_is_certified_and_believed_whe
         cluster.admin.post("/authorities/prepare", {"kind": "x509", "reason": "the hub is away"})
 
         def prepared() -> str:
-            found = [a for a in cluster.admin.get("/authorities") if a["kind"] == "x509" and a["status"] == "prepared"]
+            held = cluster.admin.get("/authorities")["authorities"]
+            found = [a for a in held if a["kind"] == "x509" and a["status"] == "prepared"]
             return str(found[0]["id"]) if found else ""
 
         until(lambda: bool(prepared()), "the successor")
@@ -25,7 +26,7 @@ def test_an_authority_that_changed_without_the_hub_is_certified_and_believed_whe
         stack.hub.start()
 
         def certified_and_connected() -> bool:
-            mine = next(a for a in cluster.admin.get("/authorities") if a["id"] == successor)
+            mine = next(a for a in cluster.admin.get("/authorities")["authorities"] if a["id"] == successor)
             return bool(mine["certified"] and cluster.admin.get("/status")["hub"]["connected"])
 
         until(certified_and_connected, "the intermediate and the stream")

@@ -17,6 +17,7 @@ import pytest
 from agent.identity import IdentityFile
 from tests.fakes.cluster import FakeCluster, Hangup
 from tests.unit.agent.world import ME, Workload, admin, eventually, until
+from trustfed.runtime.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +34,7 @@ class Process:
     async def start(self, *more: str, token: str | None = None) -> asyncio.subprocess.Process:
         arguments = [*more]
         if token is not None:
-            (self.folder / "token").write_text(token)
+            write_atomic(self.folder / "token", token.encode())
             arguments += ["--join", f"@{self.folder / 'token'}"]
         self.running = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -103,7 +104,7 @@ async def test_killed_at_each_step_of_enrolment_the_same_key_goes_on(cluster: Fa
         raise Hangup
 
     async with a_process(tmp_path) as process:
-        for step in (cluster.faults.roots, cluster.faults.attest, cluster.faults.after_attest):
+        for step in (cluster.faults.envelope, cluster.faults.attest, cluster.faults.after_attest):
             reached.clear()
             step.append(hang)  # type: ignore[arg-type]
             await process.start(token=token)
@@ -143,6 +144,17 @@ async def test_bad_token_is_one_clear_line(cluster: FakeCluster, tmp_path: Path,
         assert running.returncode in (2, 3) and "Traceback" not in log
         assert "token" in log and (len(token) < 50 or token[20:60] not in log)
         assert not (process.data / "identity.json").exists()
+
+
+async def test_a_token_that_others_can_read_is_refused(cluster: FakeCluster, tmp_path: Path) -> None:
+    token = cluster.token()
+    (tmp_path / "open").write_text(token)
+    (tmp_path / "open").chmod(0o644)
+    async with a_process(tmp_path) as process:
+        running = await process.start("--join", f"@{tmp_path / 'open'}")
+        _, raw = await asyncio.wait_for(running.communicate(), 20)
+        assert running.returncode == 2 and b"open to others" in raw and b"chmod 600" in raw
+        assert token.encode() not in raw and not (process.data / "identity.json").exists()
 
 
 async def test_used_token_and_no_token_are_refused(cluster: FakeCluster, tmp_path: Path) -> None:
@@ -223,7 +235,7 @@ async def test_another_server_at_the_address_gets_no_token(cluster: FakeCluster,
             running = await process.start(token=token)
             _, log = await asyncio.wait_for(running.communicate(), 20)
             assert running.returncode == 3 and b"pinned" in log
-            assert other.log == ["GET /v1/roots"]
+            assert other.log == ["GET /envelope"]
 
 
 async def test_resident_memory_with_hundred_entries(cluster: FakeCluster, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 from cryptography import x509
@@ -19,7 +21,7 @@ from ca.lifecycle import Kind
 from tests.fakes.hub import FakeHub
 from tests.system.cluster_world import TD, Cluster, Node, Process, Stream, enrolled, now, running, serial, slot
 from tests.system.hub_world import HubProcess
-from tests.unit.cluster.cluster_parts import spki
+from tests.unit.cluster.cluster_parts import NodeKey, spki
 from tests.unit.hub.newcomer import Newcomer
 from trustfed.cluster import compose, enrolment, uplink
 from trustfed.cluster.config import ClusterConfig
@@ -219,10 +221,11 @@ class Lies:
         return fed.FromHub(position=12, envelope=fed.PeerEnvelope(trust_domain=name, envelope=data))
 
     async def grants(self) -> dict[str, Any]:
-        return {grant["id"]: grant for grant in await self.cluster.ok("GET", "/grants")}
+        return {grant["id"]: grant for grant in (await self.cluster.ok("GET", "/grants"))["grants"]}
 
     async def bundles(self) -> dict[str, int]:
-        return {b["trust_domain"]: b["sequence"] for b in await self.cluster.ok("GET", "/bundles") if not b["home"]}
+        found = (await self.cluster.ok("GET", "/bundles"))["bundles"]
+        return {b["trust_domain"]: b["level"]["sequence"] for b in found if not b["home"]}
 
     async def refused(self, about: str) -> str:
         status = await self.cluster.until(lambda status: about in status["hub"]["refused"])
@@ -270,7 +273,7 @@ async def test_a_lying_hub_plants_no_envelope(lies: Lies) -> None:
     hub.say(lies.envelope(await other.envelope(), "td-c"))
     assert "no accepted grant" in await lies.refused("envelope of td-c")
     metrics = (await lies.cluster.admin("GET", "/metrics")).text
-    assert "trustfed_hub_messages_refused_total 7" in metrics
+    assert "trustfed_cluster_hub_messages_refused_total 7" in metrics
 
 
 async def _same(peer: Newcomer) -> bytes:
@@ -334,7 +337,7 @@ async def test_a_lying_hub_makes_no_levels(lies: Lies) -> None:
     assert await lies.refused("stored")
     hub.say(level("td-b", 1))
     status = await cluster.until(lambda status: "td-b" in status["hub"]["importers"])
-    assert status["hub"]["importers"]["td-b"]["level"] == [1, 1]
+    assert status["hub"]["importers"]["td-b"]["level"] == {"epoch": 1, "sequence": 1}
 
 
 async def test_bad_intermediates_and_endless_positions_end_nothing(lies: Lies) -> None:
@@ -347,7 +350,7 @@ async def test_bad_intermediates_and_endless_positions_end_nothing(lies: Lies) -
     async with asyncio.timeout(10):
         while (await lies.bundles())["td-b"] != 3:
             await asyncio.sleep(0.02)
-    prepared = [a for a in await cluster.ok("GET", "/authorities") if a["status"] == "prepared"]
+    prepared = [a for a in (await cluster.ok("GET", "/authorities"))["authorities"] if a["status"] == "prepared"]
     assert [a["certified"] for a in prepared] == [False]
     assert "root" in prepared[0]["waiting_for"][0]
     await cluster.entry("web")
@@ -436,16 +439,17 @@ async def test_kill_during_load_loses_nothing_that_was_acknowledged(hub: FakeHub
             serials.extend(serial(result.chain[0]) for result in answer.results)
 
     load_ = [asyncio.create_task(work()) for work in (create, issue, issue)]
-    await asyncio.sleep(0.8)
+    async with asyncio.timeout(30):
+        while len(created) <= 5 or len(serials) <= 20:
+            await asyncio.sleep(0.02)
     process.kill()
     await asyncio.gather(*load_)
-    assert len(created) > 5 and len(serials) > 20
     process.start()
     await process.ready()
-    assert set(created) <= {entry["id"] for entry in await cluster.ok("GET", "/entries")}
+    assert set(created) <= {entry["id"] for entry in (await cluster.ok("GET", "/entries"))["entries"]}
     recorded: set[str] = set()
     after = 0
-    while facts := await cluster.ok("GET", f"/issued?after={after}&limit=1000"):
+    while facts := (await cluster.ok("GET", f"/issued?after={after}&limit=1000"))["issued"]:
         recorded.update(fact["key"] for fact in facts)
         after = facts[-1]["position"]
     assert set(serials) <= recorded
@@ -473,6 +477,7 @@ async def test_what_is_wrong_with_configuration_and_token(hub: FakeHub, tmp_path
         ("authority_ttl = '24h'", "too short"),
         ("svid_ttl_max = '40d'", "too long"),
         ("max_nodes = 0", "at least 1"),
+        ("[bundle_web]\nlisten = ':443'\ncertificate = 'x'\nkey_file = 'y'", "certificate_file"),
         ("[log]\nlevel = 'loud'", "one of 'debug'"),
     ):
         with pytest.raises(Invalid, match=said):
@@ -539,8 +544,9 @@ async def test_admin_bodies_that_do_not_fit(cluster: Cluster) -> None:
         ("POST", "/entries", {"spiffe_id": 1}),
         ("POST", "/entries", {"surprise": 1}),
         ("POST", "/entries", []),
-        ("POST", "/nodes/tokens", {"name": "n1", "ttl": 10**20}),
-        ("POST", "/nodes/tokens", {"name": "n1", "ttl": -1}),
+        ("POST", "/nodes/tokens", {"name": "n1", "ttl": "99999999999d"}),
+        ("POST", "/nodes/tokens", {"name": "n1", "ttl": "0s"}),
+        ("POST", "/nodes/tokens", {"name": "n1", "ttl": 600}),
         ("POST", "/nodes/tokens", {"name": "../n"}),
         ("POST", "/authorities/prepare", {"kind": "dsa"}),
         ("POST", "/epoch", {"reason": "x", "epoch": 10**20}),
@@ -574,3 +580,42 @@ async def test_a_command_that_is_sent_twice_is_applied_once(cluster: Cluster) ->
     assert (await cluster.admin("POST", "/nodes/tokens", token, headers={"Command-Id": "c-2"})).status_code == 200
     repeated = await cluster.admin("POST", "/nodes/tokens", token, headers={"Command-Id": "c-2"})
     assert repeated.status_code == 409
+
+
+async def test_the_health_address_tells_supervisors_and_prometheus(hub: FakeHub, tmp_path: Path) -> None:
+    async with running(tmp_path, hub, health="127.0.0.1:0") as cluster:
+        address = (await cluster.status())["addresses"]["health"]
+        async with httpx.AsyncClient(base_url=f"http://{address}") as anybody:
+            assert (await anybody.get("/live")).json() == {"live": True}
+            assert (await anybody.get("/ready")).json() == {"ready": True, "missing": []}
+            metrics = (await anybody.get("/metrics")).text
+            assert (await anybody.get("/entries")).status_code == 404
+        active = [a for a in (await cluster.ok("GET", "/authorities"))["authorities"] if a["status"] == "active"]
+        for authority in active:
+            end = int(datetime.fromisoformat(authority["not_after"]).timestamp())
+            assert f"trustfed_cluster_{authority['kind']}_authority_not_after_seconds {end}" in metrics
+        assert len(active) == 2
+        assert "trustfed_cluster_authorities_waiting 0" in metrics
+
+
+async def test_who_comes_goes_and_is_refused_leaves_a_line(
+    capfd: pytest.CaptureFixture[str], hub: FakeHub, tmp_path: Path
+) -> None:
+    async with running(tmp_path, hub) as cluster:
+        node = await cluster.node()
+        await snapshot(node)
+        await cluster.ok("POST", "/nodes/n1/ban", {"reason": "stolen disk"})
+        with pytest.raises(Denied, match="stolen disk"):
+            await node.issue("web")
+        async with httpx.AsyncClient(verify=False) as anybody:
+            door = (await cluster.status())["addresses"]["bundle_spiffe"]
+            used = NodeKey().attestation(node.token)
+            assert (await anybody.post(f"https://{door}/v1/node/attest", content=used)).status_code == 403
+    said = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    told = {line["message"]: line for line in said}
+    for message in ("node attested", "node connected", "node disconnected"):
+        assert told[message]["node"] == "n1"
+    for message in ("call refused", "node refused"):
+        assert told[message]["level"] == "warning" and told[message]["error"]
+        assert told[message]["peer"]
+    assert node.token not in "".join(map(str, said))

@@ -416,6 +416,10 @@ async def test_the_api_wants_a_token_and_the_admin_socket_knows_its_caller(hub: 
     assert socket.stat().st_mode & 0o777 == 0o600
     assert made["token"] not in (hub.folder / "log").read_text()
     assert hub.https("GET", "/live").json() == {"live": True}
+    health = f"http://{hub.addresses['health']}"
+    assert httpx.get(f"{health}/ready").json() == {"ready": True, "missing": []}
+    assert "trustfed_hub_journal_position" in httpx.get(f"{health}/metrics").text
+    assert httpx.get(f"{health}/whoami").status_code == 404
     assert hub.https("GET", "/api/openapi.json").json()["paths"]["/api/v1/grants"]
 
 

@@ -39,11 +39,11 @@ def list_(socket: EitherSocket = None, hub: AtHub = False, output_as: OutputOpti
     door = client.either(socket, hub)
     if door.kind == "hub":
         domains = client.members(door.get("/domains"), "domains")
-        found = [{"trust_domain": one["name"], **(one["level"] or {})} for one in domains if one["level"]]
-        columns = {"TRUST DOMAIN": "trust_domain", "EPOCH": "epoch", "SEQUENCE": "sequence"}
+        found = [{"trust_domain": one["name"], "level": one["level"]} for one in domains if one["level"]]
+        columns = {"TRUST DOMAIN": "trust_domain", "LEVEL": "level"}
     else:
         found = client.members(door.get("/bundles"), "bundles")
-        columns = {"TRUST DOMAIN": "trust_domain", "HOME": "home", "EPOCH": "epoch", "SEQUENCE": "sequence"}
+        columns = {"TRUST DOMAIN": "trust_domain", "HOME": "home", "LEVEL": "level"}
     output.listing(found, columns, output_as)
 
 

@@ -118,8 +118,8 @@ def segment(text: str) -> str:
 
 
 def members(answer: Any, name: str) -> list[dict[str, Any]]:
-    """The list in an answer, whether it stands alone or under a name."""
-    found = answer.get(name) if isinstance(answer, dict) else answer
+    """The list of this name in an answer."""
+    found = answer.get(name) if isinstance(answer, dict) else None
     return found if isinstance(found, list) else []
 
 

@@ -75,7 +75,9 @@ def serve(
         doors = {"grpc": settings.grpc.listen, "https_spiffe": settings.bundle_spiffe.listen}
         if settings.bundle_web:
             doors["https_web"] = settings.bundle_web.listen
-        doors["admin"] = str(settings.admin_socket)
+        doors["admin"] = str(settings.admin_path)
+        if settings.health:
+            doors["health"] = settings.health
         output.checked("cluster", doors)
         return
     raise typer.Exit(process.run(lambda stop: compose.serve(settings, stop)))
@@ -107,5 +109,5 @@ def epoch(
 ) -> None:
     """Begin a new epoch after a restore from a backup, so that peers take this domain's bundle again."""
     found = client.cluster(socket).post("/epoch", {"reason": reason, "epoch": number})
-    reported = ".".join(str(part) for part in found["reported"])
+    reported = output.cell(found["reported"])
     output.line(f"epoch {found['epoch']} begins; the highest level that peers reported is {reported}")

@@ -21,7 +21,7 @@ JwtTtl = Annotated[str | None, typer.Option("--jwt-ttl", help="How long its JWT-
 DnsName = Annotated[list[str] | None, typer.Option("--dns-name", help="A DNS name in its SVIDs; may be repeated.")]
 FederatesWith = Annotated[
     list[str] | None,
-    typer.Option("--federates-with", help="A trust domain whose bundle it gets, group:NAME, or '*' for all granted."),
+    typer.Option("--federates-with", help="A trust domain whose bundle it gets, peers:NAME, or '*' for all granted."),
 ]
 Hint = Annotated[str | None, typer.Option("--hint", help="Tells a workload with several SVIDs which one this is.")]
 Chain = Annotated[str | None, typer.Option("--chain", help="leaf, or root for peers that anchor at the root.")]

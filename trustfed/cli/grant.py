@@ -127,10 +127,10 @@ def repin(
     spki = public_key(read_bounded(key, 65_536), str(key))
     body = {"publication_key": base64.b64encode(spki).decode(), "fingerprint": fingerprint, "reason": reason}
     found = client.cluster(socket).post(f"/grants/{client.segment(grant)}/repin", body)
-    output.line(f"{found['exporter']} is pinned to {found['fingerprint']}")
+    output.line(f"{found['exporter']} is pinned to {found['pinned_fingerprint']}")
 
 
 def _shown(grant: dict[str, object]) -> dict[str, object]:
-    """One form for both: the hub says which key it knows and which was pinned."""
-    known = grant.get("fingerprint") or grant.get("pinned_fingerprint") or grant.get("exporter_fingerprint")
+    """With one fingerprint: the pinned key's, else the one that the hub knows."""
+    known = grant.get("pinned_fingerprint") or grant.get("exporter_fingerprint")
     return {**grant, "fingerprint": known}

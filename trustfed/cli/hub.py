@@ -64,6 +64,8 @@ def serve(
         doors = {"grpc": settings.grpc.listen, "https": settings.https.listen, "admin": settings.admin_path}
         if settings.web:
             doors["https with a Web PKI certificate"] = settings.web.listen
+        if settings.health:
+            doors["health"] = settings.health
         output.checked(f"hub of {settings.trust_domain}", doors)
         return
     logs.configure(settings.log.level)

@@ -25,7 +25,7 @@ NOUNS = {
     "domain": "Invite, show and remove trust domains (hub).",
     "grant": "Let one trust domain accept identities of another.",
     "entry": "Say which workloads get which SPIFFE ID (cluster).",
-    "group": "Name groups of trust domains that entries federate with (cluster).",
+    "peers": "Name several trust domains that entries federate with (cluster).",
     "node": "Invite, show and ban nodes (cluster).",
     "authority": "Replace and taint the keys that sign SVIDs (cluster).",
     "root": "Replace the federation's root (hub).",

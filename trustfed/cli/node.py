@@ -15,7 +15,6 @@ from trustfed.cli.options import (
     examples,
     leave_secret,
     noun,
-    seconds,
 )
 
 app = noun()
@@ -36,7 +35,7 @@ def token(
     socket: ClusterSocket = None,
 ) -> None:
     """Invite a node: the one-time token goes to standard output, or into a file."""
-    order = {"name": name, "groups": group or [], "ttl": seconds(ttl)}
+    order = {"name": name, "groups": group or [], "ttl": ttl}
     leave_secret(client.cluster(socket).post("/nodes/tokens", order)["token"], write, "token")
 
 

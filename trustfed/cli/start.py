@@ -13,6 +13,8 @@ def main() -> int:
     rest = sys.argv[3:]
     if sys.argv[1:3] == ["agent", "serve"] and "--config" in rest and all(option in _DIRECT for option in rest[::2]):
         os.execv(sys.executable, [sys.executable, "-m", "agent", "serve", *rest])  # noqa: S606
-    from trustfed.cli.main import main as command  # noqa: PLC0415 - only now: typer and rich are slow to load
-
+    try:
+        from trustfed.cli.main import main as command  # noqa: PLC0415 - only now: typer and rich are slow to load
+    except KeyboardInterrupt:  # Ctrl-C so early that no command has begun
+        return 130
     return command()

@@ -9,6 +9,8 @@ trust_domain = "trustfed-hub.example"
 data_dir = "/var/lib/trustfed/hub"
 # Where `trustfed domain`, `grant`, `root`, ... talk to the hub: who may open this socket (0600) is an admin.
 admin_socket = "/run/trustfed/hub.sock"
+# /live, /ready and /metrics over HTTP, for a supervisor and Prometheus; off unless set:
+# health = "127.0.0.1:8083"
 # What clusters and browsers reach the hub by; these names stand in its certificate.
 dns_names = ["hub.example"]
 
@@ -57,6 +59,8 @@ CLUSTER = """\
 data_dir = "/var/lib/trustfed/cluster"
 # Where `trustfed entry`, `node`, `authority`, ... talk to the cluster: who may open this socket (0600) is an admin.
 admin_socket = "/run/trustfed/cluster.sock"
+# /live, /ready and /metrics over HTTP, for a supervisor and Prometheus; off unless set:
+# health = "127.0.0.1:8082"
 
 # Agents connect here (gRPC over mTLS). `advertise` is what they are told to dial; may be left out.
 [grpc]
@@ -71,8 +75,8 @@ advertise = "trust.us-west.example:9444"
 # The same bundle with a certificate of the Web PKI (https_web):
 # [bundle_web]
 # listen = "0.0.0.0:443"
-# certificate = "/etc/trustfed/web.pem"
-# key = "/etc/trustfed/web.key"
+# certificate_file = "/etc/trustfed/web.pem"
+# key_file = "/etc/trustfed/web.key"
 
 # Where the authorities' keys lie: "file" (encrypted files), "transit" (Vault or OpenBao) or "memory" (trials only).
 [keys]

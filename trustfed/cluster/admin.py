@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 from fastapi import FastAPI, Response
 
-from trustfed.cluster.admin_parts import AdminParts, answered
+from trustfed.cluster.admin_parts import AdminParts, answered, level_of
 from trustfed.cluster.admin_reading import reading_paths
 from trustfed.cluster.admin_registry import entry_paths, node_paths
 from trustfed.cluster.admin_trust import authority_paths, grant_paths
@@ -29,13 +29,13 @@ def admin_app(parts: AdminParts) -> FastAPI:
 
 def _health(app: FastAPI, parts: AdminParts) -> None:
     @app.get("/live")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
+    async def live() -> dict[str, bool]:
+        return {"live": True}
 
     @app.get("/ready")
     async def ready() -> Response:
         missing = parts.ready()
-        body = msgspec.json.encode({"status": "not ready" if missing else "ready", "missing": missing})
+        body = msgspec.json.encode({"ready": not missing, "missing": missing})
         return Response(body, 503 if missing else 200, media_type="application/json")
 
     @app.get("/metrics")
@@ -52,7 +52,7 @@ def _health(app: FastAPI, parts: AdminParts) -> None:
                 "hub": parts.hub_status(),
                 "reported_ahead": parts.reported.status(),
                 "position": parts.fold.position,
-                "level": {"epoch": state.level.epoch, "sequence": state.level.sequence},
+                "level": level_of(state.level),
                 "publication_key": PublicationKey(state.domain.publication_key).fingerprint if state.domain else None,
                 "root_version": len(state.root_documents),
                 "entries": len(state.entries),

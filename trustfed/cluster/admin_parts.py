@@ -11,8 +11,9 @@ from uuid import uuid4
 import msgspec
 from fastapi import Request, Response
 
-from ca.lifecycle import AuthorityState, Consumer
+from ca.lifecycle import AuthorityState, Consumer, Kind, Level, waiting_for
 from ca.lifecycle import Policy as LifecyclePolicy
+from trustfed.cluster import authority_commands
 from trustfed.cluster.config import Policy
 from trustfed.cluster.presence import Presence
 from trustfed.cluster.reported import Reported
@@ -48,6 +49,14 @@ class AdminParts:
     ready: Callable[[], list[str]]
 
 
+def missing_for(authority: AuthorityState, parts: AdminParts, now: datetime) -> tuple[str, ...]:
+    """Who holds the activation of a prepared authority back, by name."""
+    consumers = list(parts.consumers(now))
+    if authority.kind is Kind.X509:
+        consumers += authority_commands.waiting_for_root(parts.fold.state)
+    return waiting_for(authority, consumers, parts.lifecycle, now)
+
+
 class Reason(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
@@ -80,6 +89,10 @@ def seconds(period: timedelta) -> int:
 
 def page(limit: int) -> int:
     return min(max(limit, 1), MAX_PAGE)
+
+
+def level_of(level: Level) -> dict[str, int]:
+    return {"epoch": level.epoch, "sequence": level.sequence}
 
 
 def answered(value: Any) -> Response:

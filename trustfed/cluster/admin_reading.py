@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from fastapi import FastAPI, Response
 
+from ca.lifecycle import Level
 from trustfed.cluster import grants
-from trustfed.cluster.admin_parts import AdminParts, answered, page
+from trustfed.cluster.admin_parts import AdminParts, answered, level_of, page
 from trustfed.errors import Invalid, NotFound
+from trustfed.runtime.timestamps import from_ms
 
 
 def reading_paths(app: FastAPI, parts: AdminParts) -> None:
@@ -15,12 +19,11 @@ def reading_paths(app: FastAPI, parts: AdminParts) -> None:
     async def bundles() -> Response:
         state, now = parts.fold.state, parts.clock.now()
         imported = state.imports(now)
-        found = [
+        found: list[dict[str, Any]] = [
             {
                 "trust_domain": state.trust_domain,
                 "home": True,
-                "epoch": state.level.epoch,
-                "sequence": state.level.sequence,
+                "level": level_of(state.level),
             }
         ]
         for peer in state.peers.values():
@@ -29,11 +32,10 @@ def reading_paths(app: FastAPI, parts: AdminParts) -> None:
                     {
                         "trust_domain": peer.trust_domain,
                         "home": False,
-                        "epoch": peer.epoch,
-                        "sequence": peer.sequence,
+                        "level": level_of(Level(peer.epoch, peer.sequence)),
                     }
                 )
-        return answered(found)
+        return answered({"bundles": found})
 
     @app.get("/bundles/{name}")
     async def bundle(name: str, format: str = "spiffe") -> Response:
@@ -59,9 +61,31 @@ def reading_paths(app: FastAPI, parts: AdminParts) -> None:
     @app.get("/events")
     async def events(after: int = 0, limit: int = 100) -> Response:
         records = await parts.journal.read(max(after, 0), page(limit))
-        return answered([{"position": record.position, **msgspec.to_builtins(record.event)} for record in records])
+        more = bool(records) and records[-1].position < parts.fold.position
+        return answered(
+            {
+                "events": [
+                    {
+                        "position": record.position,
+                        **msgspec.to_builtins(record.event),
+                        "at": from_ms(record.event.at),
+                    }
+                    for record in records
+                ],
+                "next": records[-1].position if more else None,
+            }
+        )
 
     @app.get("/issued")
     async def issued(after: int = 0, limit: int = 100) -> Response:
         facts = await parts.ledger.read(max(after, 0), page(limit))
-        return answered([{"position": record.position, **msgspec.to_builtins(record.fact)} for record in facts])
+        # The ledger has no head to compare with: an empty page is the last one.
+        return answered(
+            {
+                "issued": [
+                    {"position": record.position, **msgspec.to_builtins(record.fact), "at": from_ms(record.fact.at)}
+                    for record in facts
+                ],
+                "next": facts[-1].position if facts else None,
+            }
+        )

@@ -1,9 +1,8 @@
-"""The admin socket's paths for registration entries, groups of trust domains, and nodes."""
+"""The admin socket's paths for registration entries, named peers, and nodes."""
 
 from __future__ import annotations
 
 import secrets
-from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -11,23 +10,25 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 
 from trustfed.cluster import entries, nodes
-from trustfed.cluster.admin_parts import AdminParts, Reason, answered, body_of, record, seconds
+from trustfed.cluster.admin_parts import AdminParts, Reason, answered, body_of, level_of, record, seconds
 from trustfed.cluster.entries import EntrySpec, Ttls
 from trustfed.cluster.events import EntryPut
 from trustfed.cluster.state import newest_roots
 from trustfed.errors import Conflict, Invalid, NotFound, Unavailable
+from trustfed.federation.enrolment import text as text_of
 from trustfed.federation.names import cluster_id
 from trustfed.federation.token import EnrolmentToken, secret_hash
+from trustfed.runtime.config import duration
 from trustfed.spiffe.ids import TrustDomain
 
 
 class TokenRequest(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     groups: tuple[str, ...] = ()
-    ttl: int = 600  # seconds
+    ttl: str = "10m"
 
 
-class GroupRequest(msgspec.Struct, forbid_unknown_fields=True):
+class PeersRequest(msgspec.Struct, forbid_unknown_fields=True):
     members: tuple[str, ...] = ()
 
 
@@ -39,7 +40,7 @@ def entry_paths(app: FastAPI, parts: AdminParts) -> None:
 
     @app.get("/entries")
     async def listed() -> Response:
-        return answered([_entry(entry) for entry in parts.fold.state.entries.values()])
+        return answered({"entries": [_entry(entry) for entry in parts.fold.state.entries.values()]})
 
     @app.get("/entries/{id_}")
     async def shown(id_: str) -> Response:
@@ -73,15 +74,17 @@ def entry_paths(app: FastAPI, parts: AdminParts) -> None:
         await record(parts, request, lambda s: entries.delete_entry(s, id_))
         return answered({"id": id_, "deleted": True})
 
-    @app.put("/groups/{name}")
-    async def grouped(name: str, request: Request) -> Response:
-        members = (await body_of(request, GroupRequest)).members
-        await record(parts, request, lambda s: entries.set_group(s, name, members))
-        return answered({"name": name, "members": parts.fold.state.groups.get(name) or ()})
+    @app.put("/peers/{name}")
+    async def named(name: str, request: Request) -> Response:
+        members = (await body_of(request, PeersRequest)).members
+        await record(parts, request, lambda s: entries.set_peers(s, name, members))
+        return answered({"name": name, "members": parts.fold.state.peer_lists.get(name) or ()})
 
-    @app.get("/groups")
-    async def groups() -> Response:
-        return answered([{"name": name, "members": members} for name, members in parts.fold.state.groups.items()])
+    @app.get("/peers")
+    async def peers() -> Response:
+        return answered(
+            {"peers": [{"name": name, "members": members} for name, members in parts.fold.state.peer_lists.items()]}
+        )
 
 
 def node_paths(app: FastAPI, parts: AdminParts) -> None:
@@ -89,12 +92,12 @@ def node_paths(app: FastAPI, parts: AdminParts) -> None:
     async def token(request: Request) -> Response:
         wanted = await body_of(request, TokenRequest)
         state, now = parts.fold.state, parts.clock.now().replace(microsecond=0)
-        if state.hub is None:
+        if state.hub is None or state.domain is None:
             raise Unavailable("this cluster is not enrolled yet")
         domain, root_set = TrustDomain.parse(state.trust_domain), newest_roots(state)
-        if not 1 <= wanted.ttl <= nodes.MAX_TOKEN_TTL.total_seconds():
-            raise Invalid(f"a token life of {wanted.ttl} s is out of bounds", hint="1 second to 7 days")
-        secret, ttl = secrets.token_bytes(32), timedelta(seconds=wanted.ttl)
+        secret, ttl = secrets.token_bytes(32), duration(wanted.ttl)
+        if ttl > nodes.MAX_TOKEN_TTL:  # before it is added to a time
+            raise Invalid(f"a token life of {wanted.ttl[:40]} is out of bounds", hint="1 second to 7 days")
         groups = wanted.groups or ("default",)
         recorded = await record(
             parts, request, lambda s: nodes.invite(s, secret_hash(secret), wanted.name, groups, ttl, now)
@@ -113,6 +116,7 @@ def node_paths(app: FastAPI, parts: AdminParts) -> None:
             root_hash=root_set.hash,
             secret=secret,
             expires_at=now + ttl,
+            publication_key=text_of(state.domain.publication_key),
         ).encode()
         return answered({"token": text, "name": wanted.name, "groups": groups, "expires_at": now + ttl})
 
@@ -131,10 +135,10 @@ def node_paths(app: FastAPI, parts: AdminParts) -> None:
                     "connected": bool(held and held.streams),
                     "live_until": held.live_until if held else None,
                     "software": held.software if held else "",
-                    "levels": {domain: list(level) for domain, level in held.levels.items()} if held else {},
+                    "levels": {d: level_of(at) for d, at in held.levels.items()} if held else {},
                 }
             )
-        return answered(found)
+        return answered({"nodes": found})
 
     @app.post("/nodes/{name}/ban")
     async def ban(name: str, request: Request) -> Response:

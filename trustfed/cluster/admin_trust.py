@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from ca.lifecycle import AuthorityState, Kind, Status, waiting_for
+from ca.lifecycle import AuthorityState, Status
 from trustfed.cluster import authority_commands, grants
-from trustfed.cluster.admin_parts import AdminParts, actor, answered, body_of, record
+from trustfed.cluster.admin_parts import AdminParts, actor, answered, body_of, level_of, missing_for, record
+from trustfed.cluster.state import Grant
 from trustfed.errors import Invalid
 from trustfed.federation.envelope import PublicationKey
 
@@ -40,7 +41,7 @@ class AuthorityCommand(msgspec.Struct, forbid_unknown_fields=True):
 def grant_paths(app: FastAPI, parts: AdminParts) -> None:
     @app.get("/grants")
     async def listed() -> Response:
-        return answered([_grant(grant) for grant in parts.fold.state.grants.values()])
+        return answered({"grants": [_grant(grant) for grant in parts.fold.state.grants.values()]})
 
     @app.post("/grants/{id_}/accept")
     async def accepted(id_: str, request: Request) -> Response:
@@ -68,27 +69,29 @@ def authority_paths(app: FastAPI, parts: AdminParts) -> None:
     @app.get("/authorities")
     async def listed() -> Response:
         now = parts.clock.now()
-        return answered([_authority(a, parts, now) for a in parts.fold.state.authorities.values()])
+        return answered({"authorities": [_authority(a, parts, now) for a in parts.fold.state.authorities.values()]})
 
     @app.post("/authorities/prepare")
     async def prepared(request: Request) -> Response:
         said = await body_of(request, AuthorityCommand)
         await record(parts, request, lambda s: authority_commands.replace_authority(s, said.kind), said.reason)
-        return answered({"kind": said.kind, "state": "a successor is being prepared; it is activated once all hold it"})
+        return answered(
+            {"kind": said.kind, "status": "a successor is being prepared; it is activated once all hold it"}
+        )
 
     @app.post("/authorities/{id_}/activate")
     async def activated(id_: str, request: Request) -> Response:
         said = await body_of(request, AuthorityCommand)
         now = parts.clock.now()
         known = parts.fold.state.authorities.get(id_)
-        missing = _missing(known, parts, now) if known else ()
+        missing = missing_for(known, parts, now) if known else ()
         await record(
             parts,
             request,
             lambda s: authority_commands.activate(s, id_, lambda a: parts.last_leaf(a, now), said.reason, now, missing),
             said.reason,
         )
-        return answered({"id": id_, "state": "active", "missing": missing})
+        return answered({"id": id_, "status": "active", "missing": missing})
 
     @app.post("/authorities/{id_}/taint")
     async def tainted(id_: str, request: Request) -> Response:
@@ -105,7 +108,7 @@ def authority_paths(app: FastAPI, parts: AdminParts) -> None:
     async def revoked(id_: str, request: Request) -> Response:
         said = await body_of(request, AuthorityCommand)
         await record(parts, request, lambda s: authority_commands.revoke(s, id_, parts.clock.now()), said.reason)
-        return answered({"id": id_, "state": "leaves the bundle at once; what it signed is replaced"})
+        return answered({"id": id_, "status": "leaves the bundle at once; what it signed is replaced"})
 
     @app.post("/epoch")
     async def begun(request: Request) -> Response:
@@ -115,10 +118,12 @@ def authority_paths(app: FastAPI, parts: AdminParts) -> None:
         now, highest = parts.clock.now(), parts.reported.highest
         await record(parts, request, lambda s: authority_commands.begin_epoch(s, highest, said.epoch, now), said.reason)
         floor = parts.fold.state.floor
-        return answered({"epoch": floor.epoch, "sequence": floor.sequence, "reported": list(highest)})
+        return answered({**level_of(floor), "reported": level_of(highest)})
 
 
-def _grant(grant: Any) -> dict[str, Any]:
+def _grant(grant: Grant) -> dict[str, Any]:
+    """A grant, its members named as the hub's; `exporter_fingerprint` is what the hub said until one is pinned."""
+    fingerprint, pinned = PublicationKey(grant.exporter_key).fingerprint, grant.accepted_at is not None
     return {
         "id": grant.id,
         "importer": grant.importer,
@@ -127,23 +132,17 @@ def _grant(grant: Any) -> dict[str, Any]:
         "from": grant.from_,
         "until": grant.until,
         "reason": grant.reason,
-        "fingerprint": PublicationKey(grant.exporter_key).fingerprint,
-        "ended_by": grant.ended_by or None,
-        "ended_reason": grant.ended_reason or None,
+        "exporter_fingerprint": fingerprint,
+        "pinned_fingerprint": fingerprint if pinned else "",
+        "ended_by": grant.ended_by,
+        "ended_reason": grant.ended_reason,
+        "ended_at": grant.ended_at,
         "hub_knows": grant.confirmed,
     }
 
 
-def _missing(authority: AuthorityState, parts: AdminParts, now: datetime) -> tuple[str, ...]:
-    """Who holds its activation back, by name."""
-    consumers = list(parts.consumers(now))
-    if authority.kind is Kind.X509:
-        consumers += authority_commands.waiting_for_root(parts.fold.state)
-    return waiting_for(authority, consumers, parts.lifecycle, now)
-
-
 def _authority(authority: AuthorityState, parts: AdminParts, now: datetime) -> dict[str, Any]:
-    waiting = _missing(authority, parts, now) if authority.status is Status.PREPARED else ()
+    waiting = missing_for(authority, parts, now) if authority.status is Status.PREPARED else ()
     return {
         "id": authority.id,
         "kind": str(authority.kind),
@@ -152,7 +151,7 @@ def _authority(authority: AuthorityState, parts: AdminParts, now: datetime) -> d
         "not_before": authority.not_before,
         "not_after": authority.not_after,
         "certified": bool(authority.intermediate),
-        "first_level": list(authority.first_level) if authority.first_level else None,
+        "first_level": level_of(authority.first_level) if authority.first_level else None,
         "activated_at": authority.activated_at,
         "waiting_for": waiting[:100],
     }

@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ca.lifecycle import Kind
-from ca.profiles import NOT_BEFORE_BACKDATE
 from trustfed.cluster import nodes
 from trustfed.cluster.attestation.port import Admission, Attestors
 from trustfed.cluster.config import Policy
@@ -42,6 +41,7 @@ from trustfed.spiffe.x509svid import X509Svid, parse_leaf
 log = logs.get("cluster.admission")
 
 _ATTEST = {"attestor", "payload", "public_key", "software", "proof"}
+_RENEWALS, _RENEW_SPAN = 10, timedelta(minutes=1)
 _RENEW = {"leaf", "public_key", "nonce", "proof"}
 
 
@@ -60,13 +60,14 @@ class NodeAdmission:
         clock: Clock,
     ) -> None:
         self._fold, self._issuance, self._attestors, self._presence = fold, issuance, attestors, presence
+        self._renewed: dict[str, tuple[datetime, int]] = {}
         self._nonces, self._policy, self._grpc_address, self._clock = nonces, policy, grpc_address, clock
 
     async def attest(self, body: bytes) -> dict[str, object]:
         """Admit a node that can prove who it is. Raises Invalid, Denied, Conflict, Unavailable."""
         request = enrolment.read(body, "the attestation request", _ATTEST)
         public_key = enrolment.binary(request, "public_key")
-        enrolment.check_proof(enrolment.ATTEST, request, _p256(public_key), "the attestation request")
+        enrolment.check_proof(enrolment.ATTEST, request, _p256(public_key), "the attestation request")  # 1
         attestor = self._attestors.get(request["attestor"])
         if attestor is None:
             raise Invalid(
@@ -74,25 +75,28 @@ class NodeAdmission:
                 hint=f"one of {', '.join(self._attestors)}",
             )
         key_hash = "sha256:" + hashlib.sha256(public_key).hexdigest()
-        evidence = await attestor.verify(request["payload"], key_hash)
+        evidence = await attestor.verify(request["payload"], key_hash)  # 2
         now = self._clock.now()
         admission = attestor.admit(self._fold.state, evidence, key_hash, now)
+
+        def admit(state: ClusterState, chain: tuple[bytes, ...]) -> list[TypedEvent]:
+            again = attestor.admit(state, evidence, key_hash, now)  # 3
+            return nodes.attest(state, again, attestor.name, key_hash, chain, self._policy.max_nodes, now)
+
+        admit(self._fold.state, ())  # nothing is signed for, or answered to, whom the decision would refuse
         stored = self._stored(admission, key_hash)
         if stored is not None:
             return self._answer(admission.node, stored)
-        nodes_held = len(self._fold.state.nodes)
-        if admission.node not in self._fold.state.nodes and nodes_held >= self._policy.max_nodes:
-            raise Unavailable(f"this cluster has {nodes_held} nodes, its limit", hint="raise policy.max_nodes")
-        issued = await self._issuance.node_svid(admission.node, public_key, "", f"attest-{evidence}-{key_hash}"[:128])
-
-        def decide(state: ClusterState) -> list[TypedEvent]:
-            again = attestor.admit(state, evidence, key_hash, now)
-            return nodes.attest(state, again, attestor.name, key_hash, issued.chain, now)
-
-        await self._fold.execute(
-            decide, command_id=uuid4().hex, actor=f"node:{admission.node}", reason="attested", now=now
+        command = hashlib.sha256(f"{attestor.name} {key_hash} {evidence}".encode()).hexdigest()
+        issued = await self._issuance.node_svid(admission.node, public_key, "", f"attest-{command}")  # 4
+        await self._fold.execute(  # 5
+            lambda state: admit(state, issued.chain),
+            command_id=uuid4().hex,
+            actor=f"node:{admission.node}",
+            reason="attested",
+            now=now,
         )
-        nodes.standing(self._fold.state, admission.node)  # it may have been banned meanwhile
+        nodes.standing(self._fold.state, admission.node, issued.not_before)  # it may have been banned meanwhile
         chain = self._stored(attestor.admit(self._fold.state, evidence, key_hash, now), key_hash) or issued.chain
         self._presence.alive(admission.node, issued.not_after)
         log.info("node attested", node=admission.node, attestor=attestor.name)
@@ -108,18 +112,19 @@ class NodeAdmission:
         if svid.id != node_id(TrustDomain.parse(state.trust_domain), name):
             raise Denied(f"{svid.id} is not a node of {state.trust_domain}")
         _check_signed_here(state, leaf)  # 1
-        node = nodes.standing(state, name)  # 2
-        self._check_times(svid, node.attested_at, now)  # 3
+        nodes.standing(state, name, svid.not_before)  # 2, 3
+        self._check_end(svid, now)  # 3
         certificate = x509.load_der_x509_certificate(leaf)
         key = certificate.public_key()
         if not isinstance(key, EllipticCurvePublicKey):
             raise Denied("the old SVID has a key that no node has")
         enrolment.check_proof(enrolment.RENEW, request, key, "the renewal request")  # 4
+        self._pace(name, now)
         self._nonces.spend(request["nonce"], now)  # 5
         public_key = enrolment.binary(request, "public_key")
         _p256(public_key)
         issued = await self._issuance.node_svid(name, public_key, f"{svid.serial:x}", f"renew-{request['nonce']}"[:128])
-        nodes.standing(self._fold.state, name)  # it may have been banned meanwhile
+        nodes.standing(self._fold.state, name, svid.not_before)  # it may have been banned meanwhile
         self._presence.alive(name, issued.not_after)
         log.info("node renewed by its old SVID", node=name, old_end=svid.not_after.isoformat())
         return self._answer(name, issued.chain)
@@ -136,15 +141,23 @@ class NodeAdmission:
             return None
         return node.chain if parse_leaf(node.chain[0]).not_after > self._clock.now() else None
 
-    def _check_times(self, svid: X509Svid, attested_at: datetime, now: datetime) -> None:
+    def _pace(self, name: str, now: datetime) -> None:
+        """One node cannot spend the nonces of all."""
+        if len(self._renewed) >= self._policy.max_nodes:
+            self._renewed = {node: held for node, held in self._renewed.items() if held[0] + _RENEW_SPAN > now}
+        begun, count = self._renewed.get(name, (now, 0))
+        if not begun <= now < begun + _RENEW_SPAN:
+            begun, count = now, 0
+        if count >= _RENEWALS:
+            raise Unavailable(f"node {name} renewed {count} times within {_RENEW_SPAN}", hint="try again in a minute")
+        self._renewed[name] = (begun, count + 1)
+
+    def _check_end(self, svid: X509Svid, now: datetime) -> None:
         if svid.not_after + self._policy.renew_window < now:
             raise Denied(
                 f"the SVID of {svid.id} ended at {svid.not_after.isoformat()}, beyond the window of {self._policy.renew_window}",
                 hint="attest again with a new token: trustfed node token",
             )
-        # A node that attested anew has a new key: whoever holds the old one's SVID (an old disk) gets no new one.
-        if svid.not_before + NOT_BEFORE_BACKDATE + timedelta(seconds=1) < attested_at:
-            raise Denied(f"{svid.id} attested again after this SVID was issued", hint="use the newer SVID")
 
     def _answer(self, name: str, chain: tuple[bytes, ...]) -> dict[str, object]:
         state = self._fold.state

@@ -11,19 +11,17 @@ from datetime import datetime
 from typing import Protocol
 from uuid import uuid4
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca import lifecycle
 from ca.authority import make_authority_csr, make_twin, new_authority_id
-from ca.issuer import Issuer
+from ca.intermediate import check_intermediate
 from ca.keys.port import KeyStore
 from ca.lifecycle import AuthorityState, Consumer, Kind, Step
 from ca.profiles import NOT_BEFORE_BACKDATE
 from ca.record import Randomness
 from trustfed.cluster import events as e
-from trustfed.cluster.authority_commands import uncertified, waiting_for_root
+from trustfed.cluster.authority_commands import MAX_MISSING, waiting_for_root, wants_root
 from trustfed.cluster.config import Policy
 from trustfed.cluster.state import ClusterState, newest_roots
 from trustfed.errors import Invalid, TrustfedError
@@ -165,7 +163,8 @@ class Authorities:
         """Keep asking the hub for the intermediates that are missing; ends only when cancelled."""
         while True:
             wait = _CERTIFY_SECONDS
-            for authority in [a for a in self._all() if uncertified(a)]:
+            enough = self._policy.longest_leaf + self._policy.safety_margin
+            for authority in [a for a in self._all() if wants_root(a, self._clock.now(), enough)]:
                 try:
                     await self.certify_one(authority, certifier)
                 except TrustfedError as error:
@@ -183,30 +182,32 @@ class Authorities:
         intermediate = await certifier.certify(authority.id, csr)
         await self.adopt_intermediate(authority.id, intermediate, newest_roots(self._fold.state))
 
-    async def adopt_intermediate(self, id_: str, intermediate: bytes, root_set: RootSet) -> None:
-        """Record the intermediate that a root signed, if this authority can issue with it as well as without.
+    async def adopt_intermediate(
+        self, id_: str, intermediate: bytes, root_set: RootSet, dns_suffixes: Sequence[str] | None = None
+    ) -> None:
+        """Record the intermediate that a root signed, if it is exactly what this federation's root makes.
 
-        Whoever holds the hub could otherwise end issuance here with one bad certificate. Raises Invalid.
+        Whoever holds the hub could otherwise cut every agent off with one bad certificate. Of what it says nothing but
+        the end is taken over, and that bounds only chains to the root. Raises Invalid.
         """
         authority, now = self._fold.state.authorities[id_], self._clock.now()
-        domain, suffixes = TrustDomain.parse(self._fold.state.trust_domain), self._fold.state.dns_suffixes
-        issuer = Issuer.load(
-            domain, id_, authority.key_name, authority.twin, intermediate=intermediate, dns_suffixes=suffixes
-        )
-        signed = x509.load_der_x509_certificate(intermediate)
-        if not any(_issued_by(signed, x509.load_der_x509_certificate(root)) for root in root_set.roots):
-            raise Invalid(f"the intermediate that came for authority {id_} was signed by no root of this federation")
-        begins, not_after = signed.not_valid_before_utc, min(authority.not_after, issuer.not_after)
+        domain = TrustDomain.parse(self._fold.state.trust_domain)
+        suffixes = self._fold.state.dns_suffixes if dns_suffixes is None else dns_suffixes
+        signed = check_intermediate(intermediate, domain, id_, authority.twin, suffixes, root_set.roots)
+        begins, not_after = signed.not_before, signed.not_after
         enough = now + self._policy.longest_leaf + self._policy.safety_margin
         if begins > now or not_after < min(enough, authority.not_after):
             raise Invalid(
                 f"the intermediate that came for authority {id_} is valid from {begins} to {not_after}",
                 hint="its life must cover the longest SVID; see the hub's policy, and both clocks",
             )
-        await self._record(
-            lambda s: [] if s.authorities[id_].intermediate else [e.AuthorityCertified(id_, intermediate, not_after)],
-            "signed by the root",
-        )
+
+        def decide(state: ClusterState) -> list[e.AuthorityCertified]:
+            held = state.authorities[id_]
+            known = held.intermediate and (held.intermediate_not_after or held.not_after) >= not_after
+            return [] if known else [e.AuthorityCertified(id_, intermediate, not_after)]
+
+        await self._record(decide, "signed by the root")
         self.look()
         for listener in self._listeners:
             listener()
@@ -243,19 +244,20 @@ class Authorities:
                     step.retires or "",
                     self._end_of_leaves(step.retires, now),
                     step.forced,
-                    step.missing,
+                    step.missing[:MAX_MISSING],
                     step.why,
                     now,
+                    len(step.missing),
                 )
             case lifecycle.Retire(id_, why):
                 event = e.AuthorityRetired(id_, self._end_of_leaves(id_, now), why, now)
             case lifecycle.Reissue(id_, missing, _):
                 spread = int(self._policy.reissue_window.total_seconds())
-                event = e.AuthorityReissued(id_, missing, spread, now)
+                event = e.AuthorityReissued(id_, missing[:MAX_MISSING], spread, now)
             case lifecycle.Remove(id_, why):
                 event = e.AuthorityRemoved(id_, why)
             case lifecycle.RemoveTainted(id_, missing, why):
-                event = e.AuthorityRemoved(id_, why, missing)
+                event = e.AuthorityRemoved(id_, why, missing[:MAX_MISSING])
         recorded = await self._record(lambda s: [event] if step in self._due(s, consumers, now) else [], step.why)
         if not recorded:
             return  # an operator was faster; the next round looks again
@@ -292,11 +294,3 @@ class Authorities:
             decide, command_id=uuid4().hex, actor="cluster", reason=why, now=self._clock.now()
         )
         return bool(made)
-
-
-def _issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(root)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ca.lifecycle import AuthorityState, Consumer, Kind, Level, Status
 from trustfed.cluster import events as e
@@ -11,6 +11,11 @@ from trustfed.cluster.state import ClusterState
 from trustfed.errors import Conflict, Invalid, NotFound
 from trustfed.federation.envelope import MAX_NUMBER
 from trustfed.journal.events import TypedEvent
+
+MAX_MISSING = 100
+"""Names of consumers that one event keeps; it says how many there were."""
+MAX_EPOCHS, MAX_SEQUENCES = 1_000, 1_000_000
+"""How far one step follows what readers report: nodes and hub may lie, and the numbers end at MAX_NUMBER."""
 
 
 def waiting_for_root(state: ClusterState) -> list[Consumer]:
@@ -54,10 +59,19 @@ def begin_epoch(state: ClusterState, reported: Level, epoch: int, now: datetime)
     """Number envelopes anew after a restore from a backup: above our own level and the highest that readers reported.
 
     `epoch` 0 chooses the next; an operator who does not believe what was reported (a hub may lie) names one.
-    Raises Conflict when an epoch that was begun is not out yet, Invalid for a number that no envelope can bear.
+    Raises Conflict when an epoch that was begun is not out yet or what was reported is too far ahead, Invalid for a
+    number that no envelope can bear.
     """
     if state.floor > state.level:
         raise Conflict(f"epoch {state.floor.epoch} is being begun already", hint="trustfed cluster status")
+    if not epoch and (
+        reported.epoch > state.level.epoch + MAX_EPOCHS or reported.sequence > state.level.sequence + MAX_SEQUENCES
+    ):
+        raise Conflict(
+            f"the reported level {reported.epoch}.{reported.sequence} is too far above "
+            f"{state.level.epoch}.{state.level.sequence} to be believed",
+            hint="name the epoch yourself: the last one you know of, plus one",
+        )
     highest = max(state.level, reported) if not epoch else state.level
     chosen = epoch or highest.epoch + 1
     sequence = max(state.level.sequence, reported.sequence if not epoch else 0) + 1
@@ -91,9 +105,10 @@ def activate(
             active.id if active else "",
             last_leaf(active) if active else None,
             True,
-            missing,
+            missing[:MAX_MISSING],
             why,
             now,
+            len(missing),
         )
     ]
 
@@ -103,6 +118,15 @@ def _known(state: ClusterState, id_: str) -> AuthorityState:
     if authority is None:
         raise NotFound(f"authority {id_[:64]!r} does not exist", hint="trustfed authority list")
     return authority
+
+
+def wants_root(authority: AuthorityState, now: datetime, enough: timedelta) -> bool:
+    """Whether the root is asked for an intermediate: there is none, or it ends before the authority and half `enough`."""
+    if uncertified(authority) or authority.intermediate_not_after is None:
+        return uncertified(authority)
+    end = authority.intermediate_not_after
+    signs = authority.status in (Status.PREPARED, Status.ACTIVE)
+    return signs and end < authority.not_after and end <= now + enough / 2
 
 
 def uncertified(authority: AuthorityState) -> bool:

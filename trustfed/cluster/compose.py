@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
-from ca.keys.open import KeysConfig, close_keys, open_keys
+from ca.keys.open import close_keys, open_keys
 from ca.keys.port import KeyStore
 from ca.lifecycle import Level
 from trustfed.cluster import events as e
-from trustfed.cluster import state as states
+from trustfed.cluster import fold as folding
+from trustfed.cluster import gauges
 from trustfed.cluster.admin import admin_app
 from trustfed.cluster.admin_parts import AdminParts
 from trustfed.cluster.admission import NodeAdmission
-from trustfed.cluster.attestation.join_token import JoinToken
+from trustfed.cluster.attestation.open import open_attestors
 from trustfed.cluster.authorities import Authorities
 from trustfed.cluster.config import ClusterConfig
 from trustfed.cluster.doors import bundle_app, spiffe_app
@@ -45,13 +45,21 @@ from trustfed.journal.table import decode_state, encode_state
 from trustfed.runtime import logs, web
 from trustfed.runtime.clock import Clock, SystemClock
 from trustfed.runtime.grpc_server import OPTIONS, ServerIdentity
+from trustfed.runtime.health import open_health
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.nonces import Nonces
 from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix, parse_address
 from trustfed.runtime.tls import ReloadingContext
+from trustfed.runtime.waiting import together
 from trustfed.spiffe.ids import TrustDomain
 
 log = logs.get("cluster")
+
+
+class Closable(Protocol):
+    """An open door."""
+
+    async def close(self) -> None: ...
 
 
 @dataclass
@@ -100,19 +108,19 @@ async def serve(config: ClusterConfig, stop: asyncio.Event) -> None:
 async def _open(config: ClusterConfig) -> Parts:
     logs.configure(config.log.level)
     clock, registry = SystemClock(), Registry()
-    store = await asyncio.to_thread(open_store, config.data_dir / "journal")
+    store = await asyncio.to_thread(open_store, config.store_directory)
     keys: KeyStore | None = None
     try:
-        keys = open_keys(_keys_config(config))
+        keys = open_keys(config.keys.within(config.data_dir))
         fold = Fold(
             store.journal,
             store.snapshots,
             ClusterState(),
-            states.apply,
+            folding.apply,
             e.CODEC,
             encode_state,
             lambda data: decode_state(data, ClusterState),
-            states.SCHEMA,
+            folding.SCHEMA,
         )
         await fold.start()
     except BaseException:
@@ -123,13 +131,6 @@ async def _open(config: ClusterConfig) -> Parts:
     issuance = Issuance(fold, store.ledger, keys, config.policy, clock, os.urandom, registry)
     authorities = Authorities(fold, keys, config.policy, clock, os.urandom, issuance.last_leaf)
     return Parts(config, store, keys, fold, issuance, authorities, registry, clock)
-
-
-def _keys_config(config: ClusterConfig) -> KeysConfig:
-    """The keys lie in the data directory unless [keys] says otherwise."""
-    if config.keys.store == "file" and config.keys.directory is None:
-        return replace(config.keys, directory=config.data_dir / "keys")
-    return config.keys
 
 
 async def _close(parts: Parts) -> None:
@@ -179,29 +180,23 @@ class _Running:
             parts.keys,
             self._clock,
         )
-        tasks = [
-            asyncio.create_task(work)
-            for work in (
-                watching.events(),
-                watching.grant_times(),
-                parts.authorities.run(watching.consumers),
-                parts.authorities.certify(certifier),
-                self._identity.run(),
-                self._uplink.run(),
-                self._uplink.calls.tell_decisions(),
-            )
+        jobs = [
+            watching.events(),
+            watching.grant_times(),
+            parts.authorities.run(watching.consumers),
+            parts.authorities.certify(certifier),
+            self._identity.run(),
+            self._uplink.run(),
+            self._uplink.calls.tell_decisions(),
         ]
         try:
-            await _first_of(stop.wait(), tasks)
+            await together(jobs, stop)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await server.stop(1)
             for door in doors:
                 await door.close()
 
-    async def _open_doors(self) -> tuple[Any, list[web.HttpDoor]]:
+    async def _open_doors(self) -> tuple[Any, list[Closable]]:
         config, parts = self._config, self._parts
         identity = ServerIdentity(self._identity.keypair, self._twins())
         https = ReloadingContext(self._identity.keypair, (), client="none", alpn=("http/1.1",))
@@ -232,24 +227,30 @@ class _Running:
         admission = NodeAdmission(
             self._fold,
             parts.issuance,
-            {attestor.name: attestor for attestor in (JoinToken(),)},
+            open_attestors(),
             self._presence,
             Nonces(os.urandom),
             config.policy,
             addresses["grpc"],
             self._clock,
         )
-        doors = [await web.serve(spiffe_app(self._own_envelope, self._fold, admission), spiffe, https.context)]
+        doors: list[Closable] = [
+            await web.serve(spiffe_app(self._own_envelope, self._fold, admission), spiffe, https.context)
+        ]
         if config.bundle_web is not None:
-            context = web.web_pki_context(config.bundle_web.certificate, config.bundle_web.key.path)
+            context = web.web_pki_context(config.bundle_web.certificate_file, config.bundle_web.key_file.path)
             listener = listen_tcp(config.bundle_web.listen)
             addresses["bundle_web"] = address_of(listener)
             doors.append(await web.serve(bundle_app(self._own_envelope), listener, context))
-        doors.append(await web.serve(admin_app(self._admin_parts(addresses)), listen_unix(config.admin_socket)))
+        admin = self._admin_parts(addresses)
+        gauges.show(admin)
+        doors.append(await web.serve(admin_app(admin), listen_unix(config.admin_path)))
+        if config.health:
+            listener = listen_tcp(config.health)
+            addresses["health"] = address_of(listener)
+            doors.append(await open_health(listener, self._not_ready, parts.registry))
         self._doors_open = True
-        log.info(
-            "cluster is up", trust_domain=self._fold.state.trust_domain, admin=str(config.admin_socket), **addresses
-        )
+        log.info("cluster is up", trust_domain=self._fold.state.trust_domain, admin=str(config.admin_path), **addresses)
         return server, doors
 
     def _admin_parts(self, addresses: dict[str, str]) -> AdminParts:
@@ -300,12 +301,3 @@ def _listen_grpc(server: Any, listen: str, credentials: Any) -> str:
     except RuntimeError:
         raise Conflict(f"cannot listen at {listen}", hint="is another process there? Choose another address") from None
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-async def _first_of(stop: Coroutine[Any, Any, Any], tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for the stop signal; a task that fails ends the process with its error rather than limping on."""
-    stopping = asyncio.ensure_future(stop)
-    done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    for task in done - {stopping}:
-        task.result()

@@ -11,8 +11,10 @@ from ca.keys.open import KeysConfig
 from ca.profiles import JWT_MAX_LIFETIME, NODE_SVID, SYSTEM_SVID, TWIN, X509_SVID
 from trustfed.errors import Invalid
 from trustfed.runtime.config import SecretFile
+from trustfed.runtime.sockets import parse_address
 
 _SECOND = timedelta(seconds=1)
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - the addresses that need another one beside them
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,12 @@ class Door:
     listen: str
     advertise: str = ""
 
-    @property
-    def address(self) -> str:
-        return self.advertise or self.listen
+    def __post_init__(self) -> None:
+        if not self.advertise and parse_address(self.listen)[0] in _EVERYWHERE:
+            raise Invalid(
+                f"listen = {self.listen!r} is no address that others can dial",
+                hint='say advertise = "HOST:PORT" beside it',
+            )
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class WebDoor:
     """The https_web bundle endpoint: a Web PKI certificate from files."""
 
     listen: str
-    certificate: Path
-    key: SecretFile
+    certificate_file: Path
+    key_file: SecretFile
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,25 @@ class ClusterConfig:
     """One trust domain's control plane."""
 
     data_dir: Path
-    admin_socket: Path
     grpc: Door
     bundle_spiffe: Door
+    admin_socket: Path | None = None
+    health: str = ""
     bundle_web: WebDoor | None = None
     keys: KeysConfig = field(default_factory=KeysConfig)
     policy: Policy = field(default_factory=Policy)
     log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        if self.health:
+            parse_address(self.health)
+
+    @property
+    def store_directory(self) -> Path:
+        """Journal and ledger."""
+        return self.data_dir / "store"
+
+    @property
+    def admin_path(self) -> Path:
+        """The admin socket."""
+        return self.admin_socket or self.data_dir / "admin.sock"

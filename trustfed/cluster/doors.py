@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from fastapi import FastAPI, Request, Response
 
 from trustfed.cluster.admission import NodeAdmission
 from trustfed.cluster.state import ClusterState
-from trustfed.errors import Unavailable
+from trustfed.errors import Denied, Unavailable
 from trustfed.federation.envelope import Envelope
 from trustfed.journal.fold import Fold
+from trustfed.runtime import logs
 from trustfed.runtime.problems import map_errors
+
+log = logs.get("cluster.doors")
 
 
 def bundle_app(own: Callable[[], Envelope]) -> FastAPI:
@@ -50,13 +54,26 @@ def spiffe_app(own: Callable[[], Envelope], fold: Fold[ClusterState], admission:
 
     @app.post("/v1/node/attest")
     async def attest(request: Request) -> dict[str, object]:
-        return await admission.attest(await request.body())
+        with _refusals(request):
+            return await admission.attest(await request.body())
 
     @app.post("/v1/node/renew")
     async def renew(request: Request) -> dict[str, object]:
-        return await admission.renew(await request.body())
+        with _refusals(request):
+            return await admission.renew(await request.body())
 
     return app
+
+
+@contextlib.contextmanager
+def _refusals(request: Request) -> Iterator[None]:
+    """Whoever tries to become a node and may not leaves a line in the log."""
+    try:
+        yield
+    except Denied as error:
+        peer = request.client.host if request.client else ""
+        log.warning("node refused", path=request.url.path, peer=peer, error=error.message)
+        raise
 
 
 def document(request: Request, body: bytes, content_type: str, max_age: int) -> Response:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
-from datetime import datetime
 from uuid import uuid4
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -23,16 +21,15 @@ from ca.lifecycle import Kind, Status
 from trustfed.cluster import events as e
 from trustfed.cluster.authorities import Authorities
 from trustfed.cluster.state import ClusterState
-from trustfed.errors import Conflict, Denied, Invalid, NotFound
+from trustfed.errors import Conflict, Invalid, NotFound
 from trustfed.federation import enrolment, roots
 from trustfed.federation.token import EnrolmentToken
 from trustfed.journal.fold import Fold
 from trustfed.runtime import https_client
 from trustfed.runtime.clock import Clock
-from trustfed.runtime.https_client import Server
+from trustfed.runtime.https_client import Server, exactly
 from trustfed.runtime.tls import client_context
-from trustfed.spiffe.ids import SpiffeId, TrustDomain
-from trustfed.spiffe.x509svid import parse_leaf
+from trustfed.spiffe.ids import TrustDomain
 
 PUBLICATION_KEY = "publication"
 
@@ -43,39 +40,12 @@ async def enrol(
     """Enrol this cluster with the hub that the token names. Safe to run again after a crash at any moment."""
     trust_domain = TrustDomain.parse(token.newcomer)
     await _make_keys(fold, keys, authorities, trust_domain, clock)  # 1
-    documents, root_set = await asyncio.to_thread(fetch_roots, token, clock.now())  # 2
-    server = Server(token.host, token.port, client_context(None, root_set.roots), expect(token.server_id))  # 3
+    documents = await asyncio.to_thread(https_client.root_documents, token.host, token.port)  # 2
+    root_set = roots.pinned(documents, token.root_version, token.root_hash, clock.now())
+    server = Server(token.host, token.port, client_context(None, root_set.roots), exactly(token.server_id))  # 3
     request, authority = await _request(fold, keys, token)  # 4
     answer = await asyncio.to_thread(https_client.post, server, "/v1/enrol", request)
     await _adopt(fold, authorities, answer, authority, token, documents, root_set, clock)  # 5
-
-
-def fetch_roots(token: EnrolmentToken, now: datetime) -> tuple[tuple[bytes, ...], roots.RootSet]:
-    """All root documents and the newest set. Blocks. Raises Denied if they do not continue what the token pins.
-
-    The versions before the pinned one are kept only to count by: nobody starts from them.
-    """
-    server = Server(token.host, token.port, https_client.pinned_content_context(), None)
-    listed = _documents(https_client.get(server, "/v1/roots"))
-    if len(listed) < token.root_version:
-        raise Denied(
-            f"the server has {len(listed)} root set versions, the token pins version {token.root_version}",
-            hint="the token is for another federation",
-        )
-    pinned = roots.pin(listed[token.root_version - 1], token.root_version, token.root_hash)
-    newest = roots.advance(pinned, listed[token.root_version :], now)
-    return listed, newest
-
-
-def expect(server_id: SpiffeId) -> https_client.Verify:
-    """Accept exactly this server. TLS has proved a path to the roots under their name constraints; this is who it is."""
-
-    def verify(chain: tuple[bytes, ...]) -> None:
-        identity = parse_leaf(chain[0]).id if chain else None
-        if identity != server_id:
-            raise Denied(f"the server is {identity}, not {server_id}", hint="the address or the token is another's")
-
-    return verify
 
 
 async def _make_keys(
@@ -138,7 +108,7 @@ async def _adopt(
         names = tuple(str(suffix) for suffix in suffixes)
     except (KeyError, ValueError, AssertionError):
         raise Invalid("the hub's answer to the enrolment is malformed", hint="is it a trustfed hub?") from None
-    await authorities.adopt_intermediate(authority, intermediate, root_set)
+    await authorities.adopt_intermediate(authority, intermediate, root_set, names)
     enrolled = e.Enrolled(token.name.name, str(token.server_id), grpc, token.address, names, documents, clock.now())
     await fold.execute(
         lambda s: [] if s.hub else [enrolled],
@@ -147,11 +117,3 @@ async def _adopt(
         reason="enrolled by token",
         now=clock.now(),
     )
-
-
-def _documents(body: bytes) -> tuple[bytes, ...]:
-    try:
-        listed = json.loads(body)["documents"]
-        return tuple(str(item).encode() for item in listed)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise Invalid("the server's root documents are malformed", hint="is it a trustfed hub or cluster?") from None

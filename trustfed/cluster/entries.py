@@ -9,7 +9,7 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from trustfed.cluster.events import EntryDeleted, EntryPut, GroupSet
+from trustfed.cluster.events import EntryDeleted, EntryPut, PeersSet
 from trustfed.cluster.state import ClusterState, Node
 from trustfed.errors import Conflict, Denied, Invalid, NotFound
 from trustfed.federation.names import check_name
@@ -105,19 +105,19 @@ def delete_entry(state: ClusterState, id_: str) -> list[TypedEvent]:
     return [EntryDeleted(id_)]
 
 
-def set_group(state: ClusterState, name: str, members: Sequence[str]) -> list[TypedEvent]:
-    """Name a group of trust domains; an empty one is removed."""
-    check_name(name, "group")
+def set_peers(state: ClusterState, name: str, members: Sequence[str]) -> list[TypedEvent]:
+    """Give several trust domains a name, for entries that federate with `peers:NAME`; an empty one is removed."""
+    check_name(name, "peers")
     if len(members) > MAX_FEDERATES:
-        raise Invalid(f"group {name} would have {len(members)} members", hint=f"at most {MAX_FEDERATES}")
+        raise Invalid(f"peers:{name} would have {len(members)} members", hint=f"at most {MAX_FEDERATES}")
     domains = tuple(sorted({TrustDomain.parse(member).name for member in members}))
-    if not domains and name not in state.groups:
-        raise NotFound(f"group {name} does not exist")
-    after = replace(state, groups=state.groups.put(name, domains))
+    if not domains and name not in state.peer_lists:
+        raise NotFound(f"peers:{name} does not exist", hint="trustfed peers list")
+    after = replace(state, peer_lists=state.peer_lists.put(name, domains))
     for entry in state.entries.values():
-        if f"group:{name}" in entry.federates_with:
+        if f"peers:{name}" in entry.federates_with:
             _check_resolved(entry, after)
-    return [GroupSet(name, domains)]
+    return [PeersSet(name, domains)]
 
 
 def serves(entry: EntryPut, node: Node, now: datetime) -> bool:
@@ -129,18 +129,18 @@ def serves(entry: EntryPut, node: Node, now: datetime) -> bool:
 
 
 def federates(state: ClusterState, entry: EntryPut) -> tuple[str, ...]:
-    """The trust domains an entry federates with, groups resolved; "*" stands for every domain that is granted."""
+    """The trust domains an entry federates with, `peers:NAME` resolved; "*" stands for every domain that is granted."""
     names: set[str] = set()
     for name in entry.federates_with:
-        if name.startswith("group:"):
-            names.update(state.groups.get(name.removeprefix("group:")) or ())
+        if name.startswith("peers:"):
+            names.update(state.peer_lists.get(name.removeprefix("peers:")) or ())
         else:
             names.add(name)
     return ("*",) if "*" in names else tuple(sorted(names))
 
 
 def _check_resolved(entry: EntryPut, state: ClusterState) -> None:
-    """What an agent is told of one entry stays within one message, whatever its groups hold."""
+    """What an agent is told of one entry stays within one message, whatever its `peers:` hold."""
     count = len(federates(state, entry))
     if count > MAX_FEDERATES:
         raise Invalid(
@@ -206,8 +206,8 @@ def _federates(names: Sequence[str], own: str) -> tuple[str, ...]:
     for name in names:
         if name == "*":
             kept[name] = None
-        elif name.startswith("group:"):
-            check_name(name.removeprefix("group:"), "group")
+        elif name.startswith("peers:"):
+            check_name(name.removeprefix("peers:"), "peers")
             kept[name] = None
         else:
             domain = TrustDomain.parse(name).name

@@ -1,4 +1,4 @@
-"""What a cluster decides: the event types of its journal. State is a fold over them (trustfed.cluster.state)."""
+"""What a cluster decides: the event types of its journal. State is a fold over them (trustfed.cluster.fold)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class AuthorityCertified(Struct, frozen=True):
 
     id: str
     intermediate: bytes
-    not_after: datetime
+    not_after: datetime  # the intermediate's own
 
 
 class AuthorityActivated(Struct, frozen=True):
@@ -66,9 +66,10 @@ class AuthorityActivated(Struct, frozen=True):
     retires: str
     last_leaf_not_after: datetime | None  # the latest end of anything the retired one signed
     forced: bool
-    missing: tuple[str, ...]
+    missing: tuple[str, ...]  # up to 100 of them
     why: str
     at: datetime
+    missing_count: int = 0
 
 
 class AuthorityRetired(Struct, frozen=True):
@@ -145,8 +146,8 @@ class EntryDeleted(Struct, frozen=True):
     id: str
 
 
-class GroupSet(Struct, frozen=True):
-    """A named group of trust domains, for entries that federate with `group:NAME`; no members removes it."""
+class PeersSet(Struct, frozen=True):
+    """Several trust domains under one name, for entries that federate with `peers:NAME`; no members removes it."""
 
     name: str
     members: tuple[str, ...]
@@ -257,7 +258,7 @@ CODEC = Codec(
         "epoch.begun": EpochBegun,
         "entry.put": EntryPut,
         "entry.deleted": EntryDeleted,
-        "group.set": GroupSet,
+        "peers.set": PeersSet,
         "node.invited": NodeInvited,
         "node.attested": NodeAttested,
         "node.banned": NodeBanned,

@@ -15,9 +15,11 @@ from trustfed.runtime.timestamps import from_ms
 from trustfed.spiffe.ids import TrustDomain
 
 MAX_GRANTS = 10_000
-"""Grants of one domain that are kept: a hub that offers without end is refused beyond."""
+"""Grants of one domain that have not ended: a hub that offers without end is refused beyond."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+_FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def heard(state: ClusterState, grant: pb.Grant, hub_position: int, now: datetime) -> list[TypedEvent]:
@@ -37,7 +39,7 @@ def heard(state: ClusterState, grant: pb.Grant, hub_position: int, now: datetime
     if known is None:
         if grant.state == "ended":
             return []
-        if len(state.grants) >= MAX_GRANTS:
+        if sum(1 for held in state.grants.values() if held.state != "ended") >= MAX_GRANTS:
             raise Denied(f"the hub offers more than {MAX_GRANTS} grants", hint="this hub is not to be believed")
         PublicationKey(grant.exporter_publication_key)
         said.append(
@@ -149,8 +151,11 @@ def _same_fingerprint(grant: Grant, key: PublicationKey, fingerprint: str) -> No
             f"grant {grant.id} pins the publication key {key.fingerprint} of {grant.exporter}",
             hint="compare it with that domain's owner, then name it with --fingerprint",
         )
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise Invalid(f"{fingerprint[:80]!r} is no fingerprint", hint="one is sha256: and 64 hex digits")
     if fingerprint != key.fingerprint:
+        # Not what the hub shows: who pastes that back has compared nothing.
         raise Denied(
-            f"the publication key of {grant.exporter} is {key.fingerprint}, not {fingerprint[:80]!r}",
-            hint="ask that domain's owner; if the hub shows another key than they do, do not accept",
+            f"the hub shows another publication key for {grant.exporter} than {fingerprint}",
+            hint="ask that domain's owner; if the hub's key is not theirs, do not accept",
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 from ca.lifecycle import Consumer, Level
@@ -29,6 +29,11 @@ from trustfed.runtime.timestamps import from_ms
 
 log = logs.get("cluster.hub_news")
 
+MAX_ROOT_SETS = 256
+MAX_ROOT_BYTES = 1_048_576
+"""Of all root sets that are kept: every one goes to every node that enrols or comes back."""
+ROOT_BURST, ROOT_PACE = 32, timedelta(hours=1)
+"""So many versions at once, then one an hour: who holds the hub cannot use the room up in a moment."""
 MAX_REFUSED = 100
 MAX_LAGGARDS = 100
 
@@ -57,12 +62,15 @@ class HubNews:
         self._on_levels, self._on_report = on_levels, on_report
         self._importers: dict[str, _Held] = {}
         self._in_snapshot: set[str] | None = None
+        self._roots_free_at = clock.now() - ROOT_BURST * ROOT_PACE
         self.forgotten: set[str] = set()
         """Grants whose decision here the hub has lost: it is told again."""
         self.refused: dict[str, str] = {}
         """The newest refusals, by what they were about; gone when a good one takes their place."""
-        self._counter = registry.counter("hub_messages_refused_total", "messages from the hub that were not believed")
-        registry.gauge("hub_messages_refused", "things the hub said last that were not believed").read(
+        self._counter = registry.counter(
+            "cluster_hub_messages_refused_total", "messages from the hub that were not believed"
+        )
+        registry.gauge("cluster_hub_messages_refused", "things the hub said last that were not believed").read(
             lambda: len(self.refused)
         )
 
@@ -107,7 +115,7 @@ class HubNews:
         """For the status: what the hub last said of each importer, with up to 100 of its nodes that are behind."""
         return {
             name: {
-                "level": list(held.level) if held.level else None,
+                "level": {"epoch": held.level.epoch, "sequence": held.level.sequence} if held.level else None,
                 "live_until": held.live_until.isoformat(),
                 "laggards": held.laggards,
             }
@@ -172,13 +180,26 @@ class HubNews:
             )
 
     async def _advance_roots(self, documents: tuple[bytes, ...], now: datetime) -> None:
+        taken: list[bytes] = []
+
         def decide(state: ClusterState) -> list[e.RootsAdvanced]:
             current = newest_roots(state)
             reached = roots.advance(current, documents, now)
             count = reached.version - current.version
-            return [e.RootsAdvanced(documents[len(documents) - count :])] if count else []
+            taken[:] = documents[len(documents) - count :]
+            kept = [*state.root_documents, *taken]
+            if taken and (len(kept) > MAX_ROOT_SETS or sum(map(len, kept)) > MAX_ROOT_BYTES):
+                raise Denied(
+                    f"root set {reached.version} is beyond {MAX_ROOT_SETS} sets or {MAX_ROOT_BYTES} bytes in all",
+                    hint="this hub is not to be believed: look at it",
+                )
+            if taken and free_at + (min(count, ROOT_BURST) - 1) * ROOT_PACE > now:
+                raise Denied(f"root set {reached.version} came too soon after others", hint=f"one in {ROOT_PACE}")
+            return [e.RootsAdvanced(tuple(taken))] if count else []
 
-        await self._record(decide, "root set advanced")
+        free_at = max(self._roots_free_at, now - ROOT_BURST * ROOT_PACE)
+        if await self._record(decide, "root set advanced"):
+            self._roots_free_at = free_at + min(len(taken), ROOT_BURST) * ROOT_PACE
 
     async def _forget_ended(self, now: datetime) -> None:
         """A snapshot holds every grant that has not ended: one that is not in it has."""

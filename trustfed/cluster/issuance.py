@@ -55,8 +55,8 @@ class Issuance:
         self._started = clock.now()
         self._loaded: tuple[AuthorityState, Issuer] | None = None
         self._last_leaf: dict[str, datetime] = {}
-        self._issued = registry.counter("svids_issued_total", "SVIDs signed by this process", labels=("kind",))
-        self._refused = registry.counter("svids_refused_total", "SVID requests refused", labels=("kind",))
+        self._issued = registry.counter("cluster_svids_issued_total", "SVIDs signed by this process", labels=("kind",))
+        self._refused = registry.counter("cluster_svids_refused_total", "SVID requests refused", labels=("kind",))
 
     def signer_version(self) -> str:
         """Changes whenever new certificates should be cut for ourselves: another authority, or its intermediate came.
@@ -66,7 +66,7 @@ class Issuance:
         authority = signer(list(self._fold.state.authorities.values()), Kind.X509, self._clock.now())
         if authority is None:
             return ""
-        return f"{authority.id}:{'certified' if authority.intermediate else 'twin'}"
+        return f"{authority.id}:{authority.intermediate_not_after if authority.intermediate else 'twin'}"
 
     def last_leaf(self, authority: AuthorityState, now: datetime) -> datetime:
         """The latest end of anything this authority signed, or may have: before a restart only the bound is known."""
@@ -75,10 +75,11 @@ class Issuance:
         return min(bound, self._last_leaf.get(authority.id, now)) if seen_all else bound
 
     async def own(self, request: LeafRequest) -> tuple[Issued, str]:
-        """One of our own system SVIDs with the root chain where there is one, and the signer version behind it."""
-        version = self.signer_version()
-        chain: Chain = "root" if self._signer(Kind.X509).intermediate else "leaf"
-        (result,) = await self._x509(self._issuer(), [replace(request, chain=chain)])
+        """One of our own system SVIDs, and the signer version behind it; with the root chain if that holds as long."""
+        version, issuer = self.signer_version(), self._issuer()
+        until, end = issuer.root_chain_until, self._clock.now() + timedelta(seconds=request.ttl)
+        chain: Chain = "root" if until is not None and until >= min(end, issuer.not_after) else "leaf"
+        (result,) = await self._x509(issuer, [replace(request, chain=chain)])
         if isinstance(result, TrustfedError):
             raise result
         return result, version

@@ -6,10 +6,11 @@ import hmac
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from ca.profiles import NOT_BEFORE_BACKDATE
 from trustfed.cluster.attestation.port import Admission
 from trustfed.cluster.events import NodeAttested, NodeBanned, NodeInvited
 from trustfed.cluster.state import ClusterState, Invitation, Node
-from trustfed.errors import Conflict, Denied, Invalid, NotFound
+from trustfed.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from trustfed.federation.names import check_name
 from trustfed.journal.events import TypedEvent
 
@@ -61,25 +62,48 @@ def admitted(state: ClusterState, token_hash: str, key_hash: str, now: datetime)
 
 
 def attest(
-    state: ClusterState, admission: Admission, attestor: str, key_hash: str, chain: Sequence[bytes], now: datetime
+    state: ClusterState,
+    admission: Admission,
+    attestor: str,
+    key_hash: str,
+    chain: Sequence[bytes],
+    max_nodes: int,
+    now: datetime,
 ) -> list[TypedEvent]:
-    """Admit the node with this key and answer. Decided under the journal's order: of two keys at once one gets in."""
+    """Admit the node with this key and answer. Decided under the journal's order: of two keys at once one gets in.
+
+    Whatever an attestor says: a banned name stays banned, and no attestor takes over a name that another one admitted.
+    Raises Denied, and Unavailable when there are `max_nodes` already.
+    """
     held = state.nodes.get(admission.node)
-    if held is not None and held.banned:
-        # Whatever the attestor says: only a new name gets a banned machine back.
+    if held is None:
+        if len(state.nodes) >= max_nodes:
+            raise Unavailable(f"this cluster has {len(state.nodes)} nodes, its limit", hint="raise policy.max_nodes")
+    elif held.banned:
         raise Denied(f"node {admission.node} is banned: {held.banned}", hint="give the new node another name")
+    elif held.attestor != attestor:
+        raise Denied(
+            f"node {admission.node} was admitted by {held.attestor}, not by {attestor}",
+            hint="give the new node another name",
+        )
     if admission.key_hash:
         return []
     return [NodeAttested(admission.node, admission.groups, attestor, admission.evidence, key_hash, tuple(chain), now)]
 
 
-def standing(state: ClusterState, name: str) -> Node:
-    """The node, if it may be served. Raises Denied when it is unknown or banned."""
+def standing(state: ClusterState, name: str, began: datetime) -> Node:
+    """The node, if whoever shows an SVID of it that began at `began` may be served.
+
+    Raises Denied when it is unknown or banned, or attested anew since: then it has another key, and who holds the old
+    one's SVID (an old disk) is not this node any more. The rule for every call, before its work and after.
+    """
     node = state.nodes.get(name)
     if node is None:
         raise Denied(f"node {name[:64]!r} is not a node of {state.trust_domain}", hint="trustfed node list")
     if node.banned:
         raise Denied(f"node {name} is banned: {node.banned}", hint="its workloads need another node")
+    if began + NOT_BEFORE_BACKDATE + timedelta(seconds=1) < node.attested_at:
+        raise Denied(f"node {name} attested again after this SVID was issued", hint="use the newer SVID")
     return node
 
 

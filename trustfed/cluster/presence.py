@@ -10,6 +10,7 @@ from ca.lifecycle import Consumer, Level
 from trustfed.cluster.state import ClusterState
 
 MAX_LAGGARDS = 100
+_NONE = Level(0, 0)
 
 
 @dataclass
@@ -66,6 +67,12 @@ class Presence:
     def consumers(self, own: str, now: datetime) -> list[Consumer]:
         """The nodes as consumers of the cluster's own bundle."""
         return [Consumer(f"node {name}", held.levels.get(own), held.live_until) for name, held in self.live(now)]
+
+    def behind(self, state: ClusterState, now: datetime) -> int:
+        """How many live nodes lack the newest bundle of this domain or of one that it imports."""
+        newest = {name: Level(peer.epoch, peer.sequence) for name, peer in state.peers.items()}
+        wanted = {state.trust_domain: state.level, **{d: newest[d] for d in state.imports(now) if d in newest}}
+        return sum(any(held.levels.get(d, _NONE) < level for d, level in wanted.items()) for _, held in self.live(now))
 
     def levels(self, state: ClusterState, now: datetime) -> dict[str, tuple[Level, tuple[str, ...], int]]:
         """Per imported domain: the level that all live nodes hold, who lacks the newest (100 by name), and how many do.

@@ -21,9 +21,9 @@ class Reported:
     def __init__(self, own: Callable[[], Level], registry: Registry) -> None:
         self._own = own
         self._highest, self._by = Level(0, 0), ""
-        registry.gauge("own_level_reported_ahead", "1 while a reader holds a later bundle of ours than there is").read(
-            lambda: float(self.ahead)
-        )
+        registry.gauge(
+            "cluster_own_level_reported_ahead", "1 while a reader holds a later bundle of ours than there is"
+        ).read(lambda: float(self.ahead))
 
     @property
     def highest(self) -> Level:

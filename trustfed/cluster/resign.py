@@ -1,4 +1,4 @@
-"""The hub's side door for a cluster that has no certificate left to open its stream with (design §3, last point).
+"""The hub's side door for a cluster that has no certificate left to open its stream with.
 
 After a long absence every intermediate may have ended, and the stream wants one. The publication key, which the hub has
 known since the enrolment, signs a fresh nonce instead; the hub is verified by the root set and its exact ID first.
@@ -13,15 +13,14 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from ca.keys.port import KeyStore
-from trustfed.cluster.enrolment import expect
 from trustfed.cluster.state import ClusterState
 from trustfed.errors import Invalid, Unavailable
 from trustfed.federation import enrolment, roots
 from trustfed.journal.fold import Fold
 from trustfed.runtime import https_client
-from trustfed.runtime.addresses import split_url
 from trustfed.runtime.clock import Clock
-from trustfed.runtime.https_client import Server
+from trustfed.runtime.https_client import Server, exactly
+from trustfed.runtime.sockets import parse_url
 from trustfed.runtime.tls import client_context
 from trustfed.spiffe.ids import SpiffeId
 
@@ -83,8 +82,8 @@ def _hub(state: ClusterState) -> Server:
     if state.hub is None:
         raise Unavailable("this cluster is not enrolled", hint="trustfed cluster init")
     root_set = roots.reopen(state.root_documents[-1])
-    host, port = split_url(state.hub.https)
-    return Server(host, port, client_context(None, root_set.roots), expect(SpiffeId.parse(state.hub.id)))
+    host, port = parse_url(state.hub.https)
+    return Server(host, port, client_context(None, root_set.roots), exactly(SpiffeId.parse(state.hub.id)))
 
 
 def _nonce(body: bytes) -> str:

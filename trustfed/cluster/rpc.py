@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -23,12 +23,15 @@ from trustfed.journal.events import Codec, TypedEvent
 from trustfed.journal.fold import Fold
 from trustfed.journal.ports import Journal
 from trustfed.proto import node_pb2 as pb
+from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.grpc_server import answering, peer_certificate
 from trustfed.runtime.timestamps import to_ms
 from trustfed.spiffe.bundle import Bundle
 from trustfed.spiffe.verify import verify_x509_svid
 from trustfed.spiffe.x509svid import X509Svid
+
+log = logs.get("cluster.rpc")
 
 PROTOCOL = 1
 SOFTWARE = "trustfed/0.1"
@@ -38,6 +41,7 @@ _MAX_INFLIGHT = 4
 _HEARTBEAT_SECONDS = 15.0
 _HELLO_SECONDS = 10.0
 _CACHED_PEERS = 10_000
+_Caller = TypeVar("_Caller")
 
 
 class NodeRpc:
@@ -85,20 +89,21 @@ class NodeRpc:
 
     @answering
     async def issue_x509(self, request: pb.IssueX509Request, context: Any) -> pb.IssueX509Response:
-        _, node = self._caller(context)
-        issued: pb.IssueX509Response = await self._one_of_few(node, self._issuance.x509(node, request))
+        svid, node = self._caller(context)
+        issued: pb.IssueX509Response = await self._one_of_few(svid, node, self._issuance.x509(node, request))
         return issued
 
     @answering
     async def issue_jwt(self, request: pb.IssueJwtRequest, context: Any) -> pb.IssueJwtResponse:
-        _, node = self._caller(context)
-        issued: pb.IssueJwtResponse = await self._one_of_few(node, self._issuance.jwt(node, request))
+        svid, node = self._caller(context)
+        issued: pb.IssueJwtResponse = await self._one_of_few(svid, node, self._issuance.jwt(node, request))
         return issued
 
     @answering
     async def renew_node(self, request: pb.RenewNodeRequest, context: Any) -> pb.RenewNodeResponse:
         svid, node = self._caller(context)
         issued = await self._one_of_few(
+            svid,
             node,
             self._issuance.node_svid(node.name, request.public_key, f"{svid.serial:x}", request.command_id[:128]),
         )
@@ -107,7 +112,10 @@ class NodeRpc:
 
     @answering
     async def sync(self, requests: Any, context: Any) -> None:
-        svid, node = self._caller(context)
+        svid, name = self._logged(context, self._verified_caller)
+        known = self._fold.state.nodes.get(name)
+        if known is None or not known.banned:  # one that is banned is told so in a greeting: no other refusal is a ban
+            self._caller(context)
         try:
             message = await asyncio.wait_for(context.read(), _HELLO_SECONDS)
         except TimeoutError:
@@ -117,9 +125,13 @@ class NodeRpc:
         hello = message.hello
         if not hello.protocol_min <= PROTOCOL <= hello.protocol_max:
             raise Invalid(f"this cluster speaks protocol {PROTOCOL}", hint="upgrade the agent or the cluster")
-        missed = await self._missed(node.name, hello)
+        if known is not None and known.banned:
+            await self._greet(context, self._fold.state, snapshot=False, banned=known.banned)
+            self._caller(context)
+        missed = await self._missed(name, hello)
         # Time has passed: from here to `join` nothing waits.
-        node, state = nodes.standing(self._fold.state, node.name), self._fold.state
+        state = self._fold.state
+        node = nodes.standing(state, name, svid.not_before)
         view = View(node.name, node.groups, self._fold.position)
         self._presence.alive(node.name, svid.not_after)
         held = self._presence.get(node.name)
@@ -131,6 +143,7 @@ class NodeRpc:
         self._sessions.join(view, state, snapshot=snapshot)
         if missed is not None:
             self._sessions.missed(view, missed, state)
+        log.info("node connected", node=node.name, software=held.software, snapshot=snapshot)
         self._on_levels()
         reader = asyncio.create_task(self._read(context, node.name))
         try:
@@ -140,6 +153,7 @@ class NodeRpc:
             reader.cancel()
             self._sessions.leave(view)
             held.streams -= 1
+            log.info("node disconnected", node=node.name, error=view.over.message if view.over else "")
 
     async def _missed(self, name: str, hello: pb.AgentHello) -> list[TypedEvent] | None:
         """What happened since the agent's position; None when it needs a snapshot: it comes from elsewhere, is too far
@@ -159,7 +173,7 @@ class NodeRpc:
         anew = any(isinstance(event, e.NodeAttested) and event.name == name for event in missed)
         return None if anew or len(missed) > MAX_REPLAY else missed
 
-    async def _greet(self, context: Any, state: ClusterState, *, snapshot: bool) -> None:
+    async def _greet(self, context: Any, state: ClusterState, *, snapshot: bool, banned: str = "") -> None:
         assert state.domain is not None
         hello = pb.ClusterHello(
             protocol=PROTOCOL,
@@ -172,7 +186,7 @@ class NodeRpc:
         )
         await context.write(pb.FromCluster(hello=hello))
         # The second message, before any entry or bundle: an agent that was away learns first what it may no longer do.
-        await context.write(pb.FromCluster(bans=pb.Bans(banned=False)))
+        await context.write(pb.FromCluster(bans=pb.Bans(banned=bool(banned), reason=banned)))
 
     async def _write(
         self, context: Any, view: View, reader: asyncio.Task[None], until: datetime, *, snapshot: bool
@@ -224,7 +238,7 @@ class NodeRpc:
                     if self._presence.acknowledges(name, domain, level):
                         self._on_levels()
 
-    async def _one_of_few(self, node: Node, work: Awaitable[Any]) -> Any:
+    async def _one_of_few(self, svid: X509Svid, node: Node, work: Awaitable[Any]) -> Any:
         """One node cannot take the whole house: a few requests at once, the rest is told to wait."""
         if self._inflight.get(node.name, 0) >= _MAX_INFLIGHT:
             if asyncio.iscoroutine(work):
@@ -233,7 +247,7 @@ class NodeRpc:
         self._inflight[node.name] = self._inflight.get(node.name, 0) + 1
         try:
             made = await work
-            nodes.standing(self._fold.state, node.name)  # it may have been banned meanwhile
+            nodes.standing(self._fold.state, node.name, svid.not_before)  # banned, or attested anew, meanwhile
             return made
         finally:
             self._inflight[node.name] -= 1
@@ -242,6 +256,20 @@ class NodeRpc:
 
     def _caller(self, context: Any) -> tuple[X509Svid, Node]:
         """The node behind the connection. Raises Denied for anybody else: another domain, a workload, a banned node."""
+        return self._logged(context, self._standing_caller)
+
+    def _logged(self, context: Any, judge: Callable[[Any], _Caller]) -> _Caller:
+        try:
+            return judge(context)
+        except (Denied, Invalid) as error:
+            log.warning("call refused", peer=context.peer(), error=error.message)
+            raise
+
+    def _standing_caller(self, context: Any) -> tuple[X509Svid, Node]:
+        svid, name = self._verified_caller(context)
+        return svid, nodes.standing(self._fold.state, name, svid.not_before)
+
+    def _verified_caller(self, context: Any) -> tuple[X509Svid, str]:
         bundle, now = self._bundle(), self._clock.now()
         digest = hashlib.sha256(b"".join(context.auth_context().get("x509_pem_cert", ()))).digest()
         known = self._verified.get(digest)
@@ -254,7 +282,7 @@ class NodeRpc:
             if len(self._verified) >= _CACHED_PEERS:
                 self._verified.clear()
             self._verified[digest] = known
-        return known[1], nodes.standing(self._fold.state, known[2])
+        return known[1], known[2]
 
     def _known(self, said: Any) -> list[tuple[str, Level]]:
         """The levels of bundles that this cluster has handed out; any other is nobody's business here.

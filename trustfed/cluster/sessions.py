@@ -191,11 +191,12 @@ class Sessions:
             case e.PeerBundle():
                 return {("bundle", event.trust_domain)}
             case e.GrantAccepted() | e.GrantEnded() | e.GrantRepinned():
-                return {("bundle", state.grants[event.id].exporter)}
+                held = state.grants.get(event.id)  # gone: an offer that ended, nothing came by it
+                return {("bundle", held.exporter)} if held else set()
             case e.AuthorityReissued() | e.AuthorityActivated() | e.AuthorityRemoved():
                 return set(_reissues(state))
-            case e.GroupSet():
-                wanted = f"group:{event.name}"
+            case e.PeersSet():
+                wanted = f"peers:{event.name}"
                 return {("entry", entry.id) for entry in state.entries.values() if wanted in entry.federates_with}
         return set()
 

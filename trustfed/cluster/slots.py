@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
 from ca.issuance import LeafRequest
 from ca.jwt import JwtRequest
@@ -17,6 +18,8 @@ MAX_AUDIENCES = 16
 MAX_AUDIENCE = 1024
 SLOT = "x509"
 
+_spiffe_id = lru_cache(maxsize=4096)(SpiffeId.parse)  # the same entries are asked for again and again
+
 
 def entry_of(state: ClusterState, node: Node, id_: str, now: datetime) -> EntryPut:
     """The entry, if this node may have its SVIDs now. Raises NotFound."""
@@ -30,7 +33,7 @@ def entry_of(state: ClusterState, node: Node, id_: str, now: datetime) -> EntryP
 def leaf_request(entry: EntryPut, node: Node, slot: pb.X509Slot, command_id: str) -> LeafRequest:
     """What one X.509 slot asks for: all but the key comes from the entry."""
     return LeafRequest(
-        spiffe_id=SpiffeId.parse(entry.spiffe_id),
+        spiffe_id=_spiffe_id(entry.spiffe_id),
         public_key=slot.public_key,
         ttl=entry.x509_ttl,
         dns_names=entry.dns_names,
@@ -51,7 +54,7 @@ def jwt_request(entry: EntryPut, node: Node, slot: pb.JwtSlot, command_id: str) 
     if not 1 <= len(audience) <= MAX_AUDIENCES or any(not 1 <= len(item) <= MAX_AUDIENCE for item in audience):
         raise Invalid(f"a JWT-SVID needs 1 to {MAX_AUDIENCES} audiences of up to {MAX_AUDIENCE} characters")
     return JwtRequest(
-        spiffe_id=SpiffeId.parse(entry.spiffe_id),
+        spiffe_id=_spiffe_id(entry.spiffe_id),
         audience=audience,
         ttl=entry.jwt_ttl,
         not_after_limit=entry.expires_at,

@@ -1,24 +1,15 @@
-"""A cluster's state: what its journal adds up to. `apply` is pure; every version stays readable."""
+"""A cluster's state: what its journal adds up to (trustfed.cluster.fold), and what can be asked of it."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from ca.lifecycle import AuthorityState, Kind, Level, Status
+from ca.lifecycle import AuthorityState, Level
 from trustfed.cluster import events as e
 from trustfed.federation.roots import RootSet, reopen
-from trustfed.journal.events import TypedEvent
 from trustfed.journal.table import Table
-
-SCHEMA = 1
-FORGET_INVITATIONS = timedelta(days=7)
-"""How long after its end a node token is still told apart from one that never was."""
 
 
 class Domain(Struct, frozen=True):
@@ -98,7 +89,7 @@ class ClusterState(Struct, frozen=True):
     envelope: bytes = b""
     carries: tuple[str, ...] = ()
     entries: Table[e.EntryPut] = Table()
-    groups: Table[tuple[str, ...]] = Table()
+    peer_lists: Table[tuple[str, ...]] = Table()
     invitations: Table[Invitation] = Table()
     nodes: Table[Node] = Table()
     grants: Table[Grant] = Table()
@@ -140,205 +131,3 @@ class ClusterState(Struct, frozen=True):
 def newest_roots(state: ClusterState) -> RootSet:
     """The newest root set this cluster holds; every document in the journal was verified before it was recorded."""
     return reopen(state.root_documents[-1])
-
-
-def apply(state: ClusterState, event: TypedEvent) -> ClusterState:
-    """The state after one event."""
-    return _APPLY[type(event)](state, event)
-
-
-def _keyed(s: ClusterState, ev: e.Keyed) -> ClusterState:
-    return replace(s, domain=Domain(ev.instance, ev.trust_domain, ev.publication_key_name, ev.publication_key))
-
-
-def _enrolled(s: ClusterState, ev: e.Enrolled) -> ClusterState:
-    hub = Hub(ev.hub_trust_domain, ev.hub_id, ev.hub_grpc, ev.hub_https)
-    return replace(s, hub=hub, dns_suffixes=ev.dns_suffixes, root_documents=ev.root_documents)
-
-
-def _roots(s: ClusterState, ev: e.RootsAdvanced) -> ClusterState:
-    return replace(s, root_documents=s.root_documents + ev.documents)
-
-
-def _authority(s: ClusterState, id_: str, **changes: Any) -> ClusterState:
-    return replace(s, authorities=s.authorities.put(id_, dataclasses.replace(s.authorities[id_], **changes)))
-
-
-def _prepared(s: ClusterState, ev: e.AuthorityPrepared) -> ClusterState:
-    new = AuthorityState(
-        id=ev.id,
-        kind=Kind(ev.kind),
-        status=Status.PREPARED,
-        key_name=ev.key_name,
-        not_before=ev.not_before,
-        not_after=ev.not_after,
-        twin=ev.twin,
-    )
-    return replace(s, authorities=s.authorities.put(ev.id, new))
-
-
-def _certified(s: ClusterState, ev: e.AuthorityCertified) -> ClusterState:
-    return _authority(s, ev.id, intermediate=ev.intermediate, not_after=ev.not_after)
-
-
-def _activated(s: ClusterState, ev: e.AuthorityActivated) -> ClusterState:
-    if ev.retires:
-        s = _authority(s, ev.retires, status=Status.RETIRING, last_leaf_not_after=ev.last_leaf_not_after, replace=False)
-    return _authority(s, ev.id, status=Status.ACTIVE, activated_at=ev.at)
-
-
-def _retired(s: ClusterState, ev: e.AuthorityRetired) -> ClusterState:
-    return _authority(s, ev.id, status=Status.RETIRING, last_leaf_not_after=ev.last_leaf_not_after)
-
-
-def _replaced(s: ClusterState, ev: e.AuthorityReplaced) -> ClusterState:
-    return _authority(s, ev.id, replace=True)
-
-
-def _tainted(s: ClusterState, ev: e.AuthorityTainted) -> ClusterState:
-    return _authority(s, ev.id, tainted_at=ev.at, remove_first=ev.remove_first)
-
-
-def _reissued(s: ClusterState, ev: e.AuthorityReissued) -> ClusterState:
-    return _authority(s, ev.id, reissue_at=ev.at)
-
-
-def _removed(s: ClusterState, ev: e.AuthorityRemoved) -> ClusterState:
-    return _authority(s, ev.id, status=Status.REMOVED)
-
-
-def _published(s: ClusterState, ev: e.BundlePublished) -> ClusterState:
-    level = Level(ev.epoch, ev.sequence)
-    for id_ in ev.carries:
-        if s.authorities[id_].first_level is None:
-            s = _authority(s, id_, first_level=level)
-    return replace(s, level=level, envelope=ev.envelope, carries=ev.carries)
-
-
-def _epoch(s: ClusterState, ev: e.EpochBegun) -> ClusterState:
-    return replace(s, floor=Level(ev.epoch, ev.sequence))
-
-
-def _entry_put(s: ClusterState, ev: e.EntryPut) -> ClusterState:
-    return replace(s, entries=s.entries.put(ev.id, ev))
-
-
-def _entry_deleted(s: ClusterState, ev: e.EntryDeleted) -> ClusterState:
-    return replace(s, entries=s.entries.drop(ev.id))
-
-
-def _group(s: ClusterState, ev: e.GroupSet) -> ClusterState:
-    groups = s.groups.put(ev.name, ev.members) if ev.members else s.groups.drop(ev.name)
-    return replace(s, groups=groups)
-
-
-def _invited(s: ClusterState, ev: e.NodeInvited) -> ClusterState:
-    kept = s.invitations
-    for old in s.invitations.values():
-        if old.expires_at + FORGET_INVITATIONS < ev.at:
-            kept = kept.drop(old.token_hash)
-    invitation = Invitation(ev.token_hash, ev.name, ev.groups, ev.expires_at)
-    return replace(s, invitations=kept.put(ev.token_hash, invitation))
-
-
-def _attested(s: ClusterState, ev: e.NodeAttested) -> ClusterState:
-    node = Node(ev.name, ev.groups, ev.attestor, ev.evidence, ev.key_hash, ev.chain, ev.at)
-    used = s.invitations.get(ev.evidence)
-    invitations = s.invitations
-    if used is not None:
-        invitations = invitations.put(ev.evidence, replace(used, key_hash=ev.key_hash))
-    return replace(s, nodes=s.nodes.put(ev.name, node), invitations=invitations)
-
-
-def _banned(s: ClusterState, ev: e.NodeBanned) -> ClusterState:
-    return replace(s, nodes=s.nodes.put(ev.name, replace(s.nodes[ev.name], banned=ev.reason, banned_at=ev.at)))
-
-
-def _grant(s: ClusterState, id_: str, **changes: Any) -> ClusterState:
-    return replace(s, grants=s.grants.put(id_, replace(s.grants[id_], **changes)))
-
-
-def _offered(s: ClusterState, ev: e.GrantOffered) -> ClusterState:
-    grant = Grant(ev.id, ev.importer, ev.exporter, ev.from_, ev.until, ev.reason, ev.exporter_key)
-    return _at_hub(replace(s, grants=s.grants.put(ev.id, grant)), ev.hub_position)
-
-
-def _accepted(s: ClusterState, ev: e.GrantAccepted) -> ClusterState:
-    s = _grant(s, ev.id, state="accepted", exporter_key=ev.exporter_key, accepted_at=ev.at)
-    return _pinned(s, s.grants[ev.id].exporter, ev.exporter_key)
-
-
-def _confirmed(s: ClusterState, ev: e.GrantConfirmed) -> ClusterState:
-    grant = s.grants[ev.id]
-    state = "accepted" if grant.exporter == s.trust_domain and grant.state == "offered" else grant.state
-    return _at_hub(_grant(s, ev.id, state=state, confirmed=True), ev.hub_position)
-
-
-def _ended(s: ClusterState, ev: e.GrantEnded) -> ClusterState:
-    s = _grant(
-        s,
-        ev.id,
-        state="ended",
-        ended_at=ev.at,
-        ended_by=ev.by,
-        ended_reason=ev.reason,
-        confirmed=ev.by == "hub",
-    )
-    return _at_hub(s, ev.hub_position)
-
-
-def _repinned(s: ClusterState, ev: e.GrantRepinned) -> ClusterState:
-    return replace(_pinned(s, s.grants[ev.id].exporter, ev.exporter_key), hub_position=0)
-
-
-def _pinned(s: ClusterState, exporter: str, key: bytes) -> ClusterState:
-    """An exporter has one pinned key, whichever grant it was named with; what another key signed is forgotten."""
-    for grant in s.grants.values():
-        pinned = grant.importer == s.trust_domain and grant.exporter == exporter and grant.state == "accepted"
-        if pinned and grant.exporter_key != key:
-            s = _grant(s, grant.id, exporter_key=key)
-    peer = s.peers.get(exporter)
-    return s if peer is None or peer.key == key else replace(s, peers=s.peers.drop(exporter))
-
-
-def _peer(s: ClusterState, ev: e.PeerBundle) -> ClusterState:
-    peer = Peer(ev.trust_domain, ev.key, ev.epoch, ev.sequence, ev.envelope)
-    return _at_hub(replace(s, peers=s.peers.put(ev.trust_domain, peer)), ev.hub_position)
-
-
-def _joined(s: ClusterState, ev: e.HubJoined) -> ClusterState:
-    return replace(s, hub_instance=ev.hub_instance, hub_position=0)
-
-
-def _at_hub(s: ClusterState, position: int) -> ClusterState:
-    return replace(s, hub_position=position) if position > s.hub_position else s
-
-
-_APPLY: dict[type[Any], Callable[[ClusterState, Any], ClusterState]] = {
-    e.Keyed: _keyed,
-    e.Enrolled: _enrolled,
-    e.RootsAdvanced: _roots,
-    e.AuthorityPrepared: _prepared,
-    e.AuthorityCertified: _certified,
-    e.AuthorityActivated: _activated,
-    e.AuthorityRetired: _retired,
-    e.AuthorityReplaced: _replaced,
-    e.AuthorityTainted: _tainted,
-    e.AuthorityReissued: _reissued,
-    e.AuthorityRemoved: _removed,
-    e.BundlePublished: _published,
-    e.EpochBegun: _epoch,
-    e.EntryPut: _entry_put,
-    e.EntryDeleted: _entry_deleted,
-    e.GroupSet: _group,
-    e.NodeInvited: _invited,
-    e.NodeAttested: _attested,
-    e.NodeBanned: _banned,
-    e.GrantOffered: _offered,
-    e.GrantAccepted: _accepted,
-    e.GrantConfirmed: _confirmed,
-    e.GrantEnded: _ended,
-    e.GrantRepinned: _repinned,
-    e.PeerBundle: _peer,
-    e.HubJoined: _joined,
-}

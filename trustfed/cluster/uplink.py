@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 from uuid import uuid4
 
 from grpclib.client import Stream
 
 from ca.lifecycle import Level
 from trustfed.cluster import events as e
-from trustfed.cluster.enrolment import expect
 from trustfed.cluster.hub_calls import SERVICE, HubCalls
 from trustfed.cluster.hub_news import HubNews
 from trustfed.cluster.identity import OwnIdentity
@@ -28,18 +26,19 @@ from trustfed.journal.events import TypedEvent
 from trustfed.journal.fold import Fold
 from trustfed.proto import federation_pb2 as pb
 from trustfed.runtime import logs
-from trustfed.runtime.addresses import split
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.grpc_client import VerifiedChannel, receive, stream
+from trustfed.runtime.https_client import exactly
 from trustfed.runtime.metrics import Registry
+from trustfed.runtime.sockets import parse_address
 from trustfed.runtime.timestamps import to_ms
 from trustfed.runtime.tls import client_context
+from trustfed.runtime.version import PROTOCOL, SOFTWARE
+from trustfed.runtime.waiting import together
 from trustfed.spiffe.ids import SpiffeId
 
 log = logs.get("cluster.uplink")
 
-PROTOCOL = 1
-SOFTWARE = "trustfed/0.1"
 _HELLO_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 15.0
 _SILENCE_SECONDS = 60.0
@@ -67,7 +66,7 @@ class Uplink:
         self._reported: dict[str, tuple[Level, int]] = {}
         self._connected_since: datetime | None = None
         self._last_error = ""
-        self._gauge = registry.gauge("hub_connected", "1 while the stream to the hub is up")
+        self._gauge = registry.gauge("cluster_hub_connected", "1 while the stream to the hub is up")
 
     @property
     def status(self) -> dict[str, object]:
@@ -135,9 +134,9 @@ class Uplink:
         if state.hub is None:
             raise Unavailable("this cluster is not enrolled")
         root_set = newest_roots(state)
-        host, port = split(state.hub.grpc)
+        host, port = parse_address(state.hub.grpc)
         context = client_context(self._identity.keypair, root_set.roots, alpn=("h2",))
-        channel = VerifiedChannel(host, port, context, expect(SpiffeId.parse(state.hub.id)))
+        channel = VerifiedChannel(host, port, context, exactly(SpiffeId.parse(state.hub.id)))
         try:
             async with stream(channel, SERVICE + "Sync", pb.FromCluster, pb.FromHub) as opened:
                 await opened.send_message(pb.FromCluster(hello=self._hello()))
@@ -149,7 +148,8 @@ class Uplink:
                 self._from_hub.begin(snapshot=snapshot)
                 self._begin_anew.clear()
                 self.calls.look()
-                await _first_end(self._send(opened), self._receive(opened), self._asked_anew())
+                await together([self._send(opened), self._receive(opened)], self._begin_anew)
+                raise Unavailable("an operator pinned another key: everything is asked for anew")
         finally:
             self._channel = None
             channel.close()
@@ -196,7 +196,10 @@ class Uplink:
             if state.envelope and state.level != sent:
                 await opened.send_message(pb.FromCluster(envelope=state.envelope))  # type: ignore[attr-defined]
                 sent = state.level
-            for domain, (level, laggards, count) in self._levels().items():
+            levels = self._levels()
+            # A grant that ended and was given anew: the hub has forgotten what was said under the old one.
+            self._reported = {domain: said for domain, said in self._reported.items() if domain in levels}
+            for domain, (level, laggards, count) in levels.items():
                 if self._reported.get(domain) != (level, count):
                     acknowledge = pb.Acknowledge(laggards=laggards[:100], laggard_count=count)
                     acknowledge.level.trust_domain = domain
@@ -209,10 +212,6 @@ class Uplink:
                 beat = pb.Heartbeat(time_ms=to_ms(self._clock.now()))
                 await opened.send_message(pb.FromCluster(heartbeat=beat))  # type: ignore[attr-defined]
             self._news.clear()
-
-    async def _asked_anew(self) -> None:
-        await self._begin_anew.wait()
-        raise Unavailable("an operator pinned another key: everything is asked for anew")
 
     async def _receive(self, opened: Stream[pb.FromCluster, pb.FromHub]) -> None:
         while True:
@@ -234,16 +233,3 @@ class Uplink:
             reason=why,
             now=self._clock.now(),
         )
-
-
-async def _first_end(*works: Coroutine[Any, Any, None]) -> None:
-    """Run all until one ends, and end with it."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()

@@ -108,4 +108,5 @@ class Watching:
 
 
 def _end_if_accepted(ended: e.GrantEnded, state: ClusterState) -> list[e.GrantEnded]:
-    return [ended] if state.grants[ended.id].state == "accepted" else []
+    held = state.grants.get(ended.id)
+    return [ended] if held is not None and held.state == "accepted" else []

@@ -77,7 +77,7 @@ class Founding:
         with self._screen.step("nodes are attested, and SVIDs reach the workloads") as step:
             for cluster in place.clusters:
                 token = cluster.folder / "node.token"
-                order = {"name": NODE, "groups": ["default"], "ttl": 3600}
+                order = {"name": NODE, "groups": ["default"], "ttl": "1h"}
                 write_atomic(token, ask(cluster.admin, "POST", "/nodes/tokens", order)["token"].encode())
                 self._create_entry(cluster, cluster.path)
                 began = time.time()
@@ -136,7 +136,7 @@ class Founding:
             step.wait(
                 f"the offer at {importer.name}",
                 lambda i=importer, g=offered: next(  # type: ignore[misc]
-                    (True for grant in ask(i.admin, "GET", "/grants") if grant["id"] == g), None
+                    (True for grant in ask(i.admin, "GET", "/grants")["grants"] if grant["id"] == g), None
                 ),
             )
             # As owners do by telephone: the fingerprint comes from the exporter itself, not from the hub.
@@ -162,7 +162,7 @@ def _ready(process: Process, admin: Path) -> bool | None:
 
 def _connected(cluster: Cluster, process: Process) -> bool | None:
     process.check()
-    nodes = ask(cluster.admin, "GET", "/nodes")
+    nodes = ask(cluster.admin, "GET", "/nodes")["nodes"]
     return next((True for node in nodes if node["name"] == NODE and node["connected"]), None)
 
 

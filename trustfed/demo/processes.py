@@ -19,6 +19,7 @@ from pathlib import Path
 from trustfed.errors import Unavailable
 
 END_SECONDS = 6.0
+_LOOKS = 10
 _PR_SET_PDEATHSIG = 1
 
 
@@ -55,16 +56,17 @@ class Process:
 
     def look(self) -> int | None:
         """The pid under which it runs now, whoever started it."""
-        if self.child is not None:
-            self.child.poll()  # so that a killed one is no zombie
-        if self.pid is None or not _is(self.pid, self.mark):
+        if self.child is not None and self.child.poll() is None:  # poll: a killed one is no zombie then
+            self.pid = self.child.pid
+        elif self.pid is None or not _is(self.pid, self.mark):
             self.pid = _find(self.mark)
         return self.pid
 
     def check(self) -> None:
         """Raise Ended with the end of its log when it does not run."""
         if self.look() is None:
-            raise Ended(f"{self.name} ended: {last_line(self.log)}", hint=f"its log is {self.log}")
+            status = self.child.returncode if self.child is not None else None
+            raise Ended(f"{self.name} ended (status {status}): {last_line(self.log)}", hint=f"its log is {self.log}")
 
 
 def end(processes: list[Process]) -> list[str]:
@@ -107,10 +109,17 @@ def last_line(log: Path) -> str:
 
 
 def _is(pid: int, mark: str) -> bool:
-    try:
-        return mark.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
+    """Whether this process bears the mark. One that is between two programs (execve) shows no words for a moment."""
+    for _ in range(_LOOKS):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            # A kernel thread or a zombie has no words either, and never will.
+            if words or not Path(f"/proc/{pid}/exe").exists():
+                return mark.encode() in words.split(b"\0")
+        except OSError:
+            return False
+        time.sleep(0.002)
+    return False
 
 
 def _find(mark: str) -> int | None:

@@ -8,20 +8,18 @@ from typing import Any
 from trustfed.errors import Denied, Unavailable
 from trustfed.federation.roots import RootSet, reopen
 from trustfed.runtime.files import write_atomic
-from trustfed.runtime.https_client import Server, get, pinned_content_context
+from trustfed.runtime.https_client import root_documents
 from trustfed.runtime.sockets import parse_address
-from trustfed.spiffe import strict_json
 from trustfed.spiffe.x509svid import pem
 
 
 def write_root(https: str, told: dict[str, Any], path: Path) -> RootSet:
     """Fetch the newest root set from the hub's HTTPS door, hold it against the hash from its admin socket, write it."""
     host, port = parse_address(https)
-    answer = get(Server(host, port, pinned_content_context(), None), "/v1/roots")
-    documents = strict_json.parse_object(answer, what="the answer to /v1/roots", limit=1 << 20).get("documents")
-    if not isinstance(documents, list) or not documents:
+    documents = root_documents(host, port)
+    if not documents:
         raise Unavailable("the hub has no root set")
-    root_set = reopen(str(documents[-1]).encode())
+    root_set = reopen(documents[-1])
     if root_set.hash != told["hash"]:
         raise Denied(f"the hub's HTTPS door gives root set {root_set.hash}, its admin socket {told['hash']}")
     write_atomic(path, pem(root_set.roots), 0o644)

@@ -81,7 +81,7 @@ class Trials:
 
     def _activated(self, old: str, waited: dict[str, None]) -> str | None:
         """The id of the successor once it is active; until then, whom it waits for is noted."""
-        for authority in ask(self._west.admin, "GET", "/authorities"):
+        for authority in ask(self._west.admin, "GET", "/authorities")["authorities"]:
             if authority["kind"] == "x509" and authority["status"] == "prepared":
                 waited.update(dict.fromkeys(authority["waiting_for"]))
             if authority["kind"] == "x509" and authority["status"] == "active" and authority["id"] != old:
@@ -126,7 +126,7 @@ class Trials:
 
 def _active(cluster: Cluster) -> str:
     """The id of the active X.509 authority."""
-    found = ask(cluster.admin, "GET", "/authorities")
+    found = ask(cluster.admin, "GET", "/authorities")["authorities"]
     return next(str(one["id"]) for one in found if one["kind"] == "x509" and one["status"] == "active")
 
 

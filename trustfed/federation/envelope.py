@@ -35,8 +35,9 @@ from trustfed.spiffe.bundle import Bundle
 from trustfed.spiffe.ids import TrustDomain, shown
 
 PAYLOAD_TYPE = "application/vnd.trustfed.envelope+json"
-MAX_BYTES = 1_572_864
-"""1.5 MiB: the largest envelope that is made or read."""
+MAX_BYTES = 716_800
+"""700 KiB: the largest envelope that is made or read. In base64 (a third more) it fits, with what is said of it, into one
+event of a journal (1 MiB), where every hub and cluster keeps it; a larger one would be read, and then held by nobody."""
 MAX_NUMBER = 2**53 - 1
 """The largest epoch or sequence: the largest integer that every JSON reader keeps exact (RFC 8259 §6)."""
 

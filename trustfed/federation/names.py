@@ -3,7 +3,6 @@
 spiffe://DOMAIN/trustfed/hub            the hub, in its own trust domain
 spiffe://DOMAIN/trustfed/cluster        the control plane of one cluster
 spiffe://DOMAIN/trustfed/node/NAME      one node's agent
-spiffe://DOMAIN/trustfed/group/NAME     a group of nodes: a parent that entries can name
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from trustfed.spiffe.ids import SpiffeId, TrustDomain, shown
 HUB_PATH = "/trustfed/hub"
 CLUSTER_PATH = "/trustfed/cluster"
 _NODE_PREFIX = "/trustfed/node/"
-_GROUP_PREFIX = "/trustfed/group/"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
 
 
@@ -35,16 +33,6 @@ def node_id(trust_domain: TrustDomain, name: str) -> SpiffeId:
     return SpiffeId.of(trust_domain, _NODE_PREFIX + check_name(name, "node"))
 
 
-def group_id(trust_domain: TrustDomain, name: str) -> SpiffeId:
-    """The ID of the node group `name`. Raises Invalid for a name outside the grammar of `check_name`."""
-    return SpiffeId.of(trust_domain, _GROUP_PREFIX + check_name(name, "group"))
-
-
-def is_hub(identity: SpiffeId) -> bool:
-    """Whether `identity` is a hub's; of which domain is the caller's question."""
-    return identity.path == HUB_PATH
-
-
 def is_cluster(identity: SpiffeId) -> bool:
     """Whether `identity` is a cluster control plane's; of which domain is the caller's question."""
     return identity.path == CLUSTER_PATH
@@ -53,11 +41,6 @@ def is_cluster(identity: SpiffeId) -> bool:
 def node_name(identity: SpiffeId) -> str:
     """The node that `identity` names. Raises Invalid when it is not a node's ID."""
     return _last(identity, _NODE_PREFIX, "node")
-
-
-def group_name(identity: SpiffeId) -> str:
-    """The node group that `identity` names. Raises Invalid when it is not a group's ID."""
-    return _last(identity, _GROUP_PREFIX, "group")
 
 
 def check_name(name: str, what: str) -> str:

@@ -40,6 +40,8 @@ PAYLOAD_TYPE = "application/vnd.trustfed.roots+json"
 MAX_ROOTS = 10
 MAX_BYTES = 131_072
 """128 KiB: the largest signed root set that is made or read."""
+MAX_ANSWER = 4_194_304
+"""4 MiB: the longest list of signed root sets that is read."""
 MAX_WALK = 1024
 """Versions in one walk."""
 MAX_VERSION = 2**31 - 1
@@ -137,6 +139,34 @@ def pin(document: bytes, version: int, hash: str) -> RootSet:
         )
     _require(root_set, signatures, root_set)
     return root_set
+
+
+def listed(body: bytes) -> tuple[bytes, ...]:
+    """The signed documents in a server's answer `{"documents": [text, ...]}`, version n at index n - 1; none is verified.
+
+    Raises Invalid, whatever the bytes are: nobody has proved who sent them.
+    """
+    try:
+        documents = strict_json.parse_object(body, what="the root sets", limit=MAX_ANSWER)["documents"]
+        assert isinstance(documents, list)
+        return tuple(document.encode("ascii") for document in documents)
+    except (KeyError, AssertionError, AttributeError, UnicodeEncodeError):
+        raise Invalid(
+            "the server's root documents are malformed", hint="is it the HTTPS door of a trustfed hub or cluster?"
+        ) from None
+
+
+def pinned(documents: Sequence[bytes], version: int, hash: str, now: datetime) -> RootSet:
+    """The newest root set of all that a server listed, reached from the one that a token pins. Invalid or Denied.
+
+    The versions before the pinned one are kept only to count by: nobody starts from them.
+    """
+    if len(documents) < version:
+        raise Denied(
+            f"the server has {len(documents)} root set versions, the token pins version {version}",
+            hint="the token is for another federation",
+        )
+    return advance(pin(documents[version - 1], version, hash), documents[version:], now)
 
 
 def advance(current: RootSet, documents: Sequence[bytes], now: datetime) -> RootSet:

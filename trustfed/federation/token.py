@@ -9,6 +9,7 @@ never put in arguments, logs or errors. Whether it is still valid the server dec
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
@@ -18,6 +19,7 @@ from typing import Literal, get_args
 
 from trustfed.errors import Invalid, TrustfedError
 from trustfed.federation.dsse import members
+from trustfed.federation.envelope import PublicationKey
 from trustfed.federation.names import check_name
 from trustfed.spiffe import keys, strict_json
 from trustfed.spiffe.ids import SpiffeId, TrustDomain, shown
@@ -31,7 +33,17 @@ _ADDRESS = re.compile(
     r"https://(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[1-9][0-9]{0,4}))?"
 )
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
-_MEMBERS = {"address", "expires_at", "name", "newcomer", "root_hash", "root_version", "secret", "server_id"}
+_MEMBERS = {
+    "address",
+    "expires_at",
+    "name",
+    "newcomer",
+    "publication_key",
+    "root_hash",
+    "root_version",
+    "secret",
+    "server_id",
+}
 _HINT = "copy the whole token again, or make a new one"
 
 
@@ -42,7 +54,8 @@ class EnrolmentToken:
     `kind` says who enrols; `address` is https://HOST[:PORT] of the door to knock at (443 if no port); `name` is the
     trust domain of the server that answers there, `server_id` its exact SPIFFE ID; `newcomer` is what was invited: the
     trust domain name of a cluster, the name of a node; `root_version` and `root_hash` (`sha256:hex`) pin the root set;
-    `secret` are 32 random bytes; `expires_at` is aware, in whole seconds. Raises Invalid.
+    `secret` are 32 random bytes; `expires_at` is aware, in whole seconds. `publication_key` (base64 of SPKI DER; "" for a
+    cluster) pins the key that signs the server's envelope: a node knows its cluster by that, and by no root. Raises Invalid.
     """
 
     kind: Kind
@@ -54,6 +67,7 @@ class EnrolmentToken:
     root_hash: str
     secret: bytes = field(repr=False)
     expires_at: datetime
+    publication_key: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -75,6 +89,8 @@ class EnrolmentToken:
             raise Invalid(f"a token's secret has {SECRET_BYTES} bytes")
         if self.expires_at.utcoffset() is None or self.expires_at.microsecond:
             raise Invalid("expires_at must be in whole seconds and carry a time zone")
+        if self.publication_key:
+            self.pinned()
 
     @property
     def host(self) -> str:
@@ -85,6 +101,13 @@ class EnrolmentToken:
     def port(self) -> int:
         """The port of `address`; 443 if it names none."""
         return int(self._address_part("port") or 443)
+
+    def pinned(self) -> PublicationKey:
+        """The key in `publication_key`. Raises Invalid when there is none."""
+        try:
+            return PublicationKey(base64.b64decode(self.publication_key, validate=True))
+        except (ValueError, TrustfedError):
+            raise Invalid("publication_key is not the base64 of a P-256 key", hint=_HINT) from None
 
     def secret_hash(self) -> str:
         """`sha256:hex` of the secret: what a server stores and compares.
@@ -100,6 +123,7 @@ class EnrolmentToken:
             "expires_at": int(self.expires_at.timestamp()),
             "name": self.name.name,
             "newcomer": self.newcomer,
+            "publication_key": self.publication_key,
             "root_hash": self.root_hash,
             "root_version": self.root_version,
             "secret": keys.base64url(self.secret),
@@ -131,6 +155,7 @@ class EnrolmentToken:
                 root_hash=_text(document, "root_hash"),
                 secret=keys.base64url_bytes(document["secret"], "secret"),
                 expires_at=datetime.fromtimestamp(_whole(document, "expires_at"), UTC),
+                publication_key=_text(document, "publication_key"),
             )
         except TrustfedError as error:
             raise Invalid(f"the enrolment token is not usable: {error.message}", hint=_HINT) from None

@@ -53,7 +53,7 @@ class Chores:
                 await self.do()
                 wait = self._next() - self._clock.now()
             except TrustfedError as error:
-                self._log.error("a chore failed", reason=error.message)
+                self._log.error("a chore failed", error=error.message)
                 wait = AGAIN
             except Exception as error:
                 self._log.exception("a chore failed", error)

@@ -10,17 +10,16 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import metadata
-from typing import Any
 
 from bundle_publisher.publish import Publisher
 from bundle_publisher.targets.open import open_target
 from ca.keys.open import close_keys, open_keys
 from ca.keys.port import KeyStore
 from trustfed.errors import Conflict
+from trustfed.federation import envelope
 from trustfed.federation.enrolment import MAX_REQUEST
 from trustfed.federation.roots import RootSet
 from trustfed.hub import roots
@@ -28,7 +27,6 @@ from trustfed.hub.api import Parts
 from trustfed.hub.chores import CONCERNS, Chores
 from trustfed.hub.clusters_door import ClustersDoor
 from trustfed.hub.config import HubConfig
-from trustfed.hub.domains import MAX_ENVELOPE
 from trustfed.hub.events import SCHEMA, HubCreated, RootCreated, RootPrepared, RootRetired, codec
 from trustfed.hub.identity import Identity, IdentityPolicy, Present
 from trustfed.hub.operations import Operations
@@ -46,9 +44,12 @@ from trustfed.journal.table import decode_state, encode_state
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock, SystemClock
 from trustfed.runtime.files import private_directory
+from trustfed.runtime.health import open_health
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix
 from trustfed.runtime.tls import ReloadingContext
+from trustfed.runtime.version import SOFTWARE
+from trustfed.runtime.waiting import together
 from trustfed.runtime.web import HttpDoor, web_pki_context
 
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 (compared with, not bound to)
@@ -140,13 +141,13 @@ class _Hub:
             metrics=self._metrics(),
             addresses=addresses,
             started=self._started,
-            software=_software(),
+            software=SOFTWARE,
             svid_not_after=lambda: self._ground.identity.present.not_after,
         )
         peers = Peers(lambda: fold.state)
-        self._clusters.add(Federation(operations, self._relay, peers, self._clock, _software()).handlers())
+        self._clusters.add(Federation(operations, self._relay, peers, self._clock).handlers())
         public = https_app(parts, config.policy.intermediate_ttl, lambda: self._ready)
-        larger = {"/v1/enrol": MAX_REQUEST, "/v1/resign": MAX_REQUEST, "/v1/envelopes/": MAX_ENVELOPE}
+        larger = {"/v1/enrol": MAX_REQUEST, "/v1/resign": MAX_REQUEST, "/v1/envelopes/": envelope.MAX_BYTES}
         self._https_tls = ReloadingContext(self._ground.identity.present.keypair, (), client="none")
         doors = [
             HttpDoor(public, https, tls=self._https_tls.context, larger=larger),
@@ -161,6 +162,11 @@ class _Hub:
             for door in doors:
                 await door.open()
                 closing.push_async_callback(door.close)
+            if config.health:
+                health = listen_tcp(config.health)
+                addresses["health"] = address_of(health)
+                answering = await open_health(health, lambda: [] if self._ready else ["doors"], parts.metrics)
+                closing.push_async_callback(answering.close)
             await self._clusters.open()
             closing.push_async_callback(self._clusters.close)
             for name, address in addresses.items():
@@ -172,18 +178,10 @@ class _Hub:
 
     async def _until(self, stop: asyncio.Event, position: int) -> None:
         """Run what runs beside the doors, until `stop` is set or one of it fails."""
-        work: list[Coroutine[Any, Any, Any]] = [stop.wait(), self._follow(position), self._chores.run()]
+        work = [self._follow(position), self._chores.run()]
         if self._publisher:
             work.append(self._publisher.run())
-        tasks = [asyncio.create_task(one) for one in work]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await together(work, stop)
 
     async def _follow(self, position: int) -> None:
         """Tell every part what the journal says."""
@@ -253,7 +251,7 @@ async def _ground(config: HubConfig) -> AsyncIterator[_Ground]:
         )
         await fold.start()
         closing.push_async_callback(fold.close)
-        keys = open_keys(config.key_store)
+        keys = open_keys(config.keys.within(config.data_dir))
         closing.push_async_callback(close_keys, keys)
         recorder = LedgerRecorder(store.ledger)
         root_policy = RootPolicy(policy.root_ttl, policy.intermediate_ttl, config.publication.crl_url)
@@ -269,10 +267,3 @@ async def _ground(config: HubConfig) -> AsyncIterator[_Ground]:
 
 def _enrolled(state: HubState) -> int:
     return sum(1 for domain in state.domains.values() if domain.status == "enrolled")
-
-
-def _software() -> str:
-    try:
-        return f"trustfed/{metadata.version('trustfed')}"
-    except metadata.PackageNotFoundError:
-        return "trustfed"

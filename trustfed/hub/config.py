@@ -1,38 +1,10 @@
-"""The hub's configuration: one TOML file, read by trustfed.runtime.config.
-
-trust_domain = "trustfed-hub.example"
-data_dir = "hub"                       # journal, ledger; keys too, unless [keys] says otherwise
-admin_socket = "hub/admin.sock"        # may be left out: DATA_DIR/admin.sock
-dns_names = ["hub.example"]            # what clusters and browsers reach the doors by; into the hub's certificate
-
-[grpc]
-listen = "0.0.0.0:8443"
-advertise = "hub.example:8443"         # may be left out: listen
-[https]
-listen = "0.0.0.0:9443"
-advertise = "hub.example:9443"
-certificate_file = "web.pem"           # both or none: a Web PKI certificate instead of the hub's SVID
-key_file = "web.key"
-[keys]                                 # ca.keys.open.KeysConfig
-store = "file"
-[publication]
-directory = "public"                   # may be left out: only the HTTPS endpoint
-crl_url = "https://hub.example:9443/crl"  # may be left out: certificates then name no CRL
-[policy]
-root_ttl = "3650d"
-intermediate_ttl = "7d"
-hub_authority_ttl = "30d"
-hub_svid_ttl = "1h"
-[log]
-level = "info"
-"""
+"""The hub's configuration: one TOML file, read by trustfed.runtime.config; an example stands in trustfed/cli/templates.py."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
 from bundle_publisher.targets.open import TargetConfig
 from ca.keys.open import KeysConfig
@@ -40,6 +12,8 @@ from ca.profiles import INTERMEDIATE, ROOT, SYSTEM_SVID
 from trustfed.errors import Invalid
 from trustfed.hub.domains import check_suffixes
 from trustfed.runtime.config import SecretFile
+from trustfed.runtime.logs import LogConfig
+from trustfed.runtime.sockets import parse_address
 from trustfed.spiffe.ids import TrustDomain
 
 
@@ -100,13 +74,6 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
-class LogConfig:
-    """What is logged."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-
-
-@dataclass(frozen=True)
 class HubConfig:
     """Everything the hub process is told."""
 
@@ -114,6 +81,7 @@ class HubConfig:
     data_dir: Path
     dns_names: tuple[str, ...] = ("localhost",)
     admin_socket: Path | None = None
+    health: str = ""
     grpc: GrpcConfig = field(default_factory=GrpcConfig)
     https: HttpsConfig = field(default_factory=HttpsConfig)
     web: WebConfig | None = None
@@ -126,6 +94,8 @@ class HubConfig:
         if not self.dns_names:
             raise Invalid("dns_names is empty: clients that check host names could not reach the hub")
         check_suffixes(self.dns_names)
+        if self.health:
+            parse_address(self.health)
         if len(self.trust_domain.name) > 40:
             raise Invalid(f"trust_domain {self.trust_domain} is too long for the roots' names", hint="40 at most")
 
@@ -138,10 +108,3 @@ class HubConfig:
     def admin_path(self) -> Path:
         """The admin socket."""
         return self.admin_socket or self.data_dir / "admin.sock"
-
-    @property
-    def key_store(self) -> KeysConfig:
-        """The key store, in the data directory unless the file says otherwise."""
-        if self.keys.store == "file" and self.keys.directory is None:
-            return replace(self.keys, directory=self.data_dir / "keys")
-        return self.keys

@@ -30,8 +30,6 @@ MAX_TOKEN_LIFE = timedelta(days=30)
 MAX_TEXT = 256
 MAX_INTERMEDIATES = 64
 """Valid ones of one domain: a cluster that asks for more is ill, or in wrong hands."""
-MAX_ENVELOPE = 750_000
-"""Bytes: what fits into one journal event in base64."""
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -156,8 +154,6 @@ def level_of(domain: Domain) -> Level | None:
 def accept_envelope(state: HubState, name: str, data: bytes) -> list[HubEvent]:
     """Record a domain's next envelope; the one that is held changes nothing, what does not continue is Denied."""
     domain = enrolled(state, name)
-    if len(data) > MAX_ENVELOPE:
-        raise Invalid(f"the envelope of {name} has {len(data)} bytes; the hub relays at most {MAX_ENVELOPE}")
     trust_domain, key = TrustDomain(name), PublicationKey(domain.publication_key)
     held = open_envelope(domain.envelope, trust_domain, key)
     if data == domain.envelope:

@@ -149,7 +149,9 @@ class Operations:
         return self.state.domains[name]
 
     async def accept_envelope(self, domain: str, data: bytes) -> None:
-        """Record a domain's next envelope; durable on return."""
+        """Record a domain's next envelope; durable on return. One that is refused never takes a writer's turn."""
+        if not domains.accept_envelope(self.state, domain, data):
+            return
         await self._record(f"cluster:{domain}", lambda state: domains.accept_envelope(state, domain, data))
 
     async def offer(
@@ -268,7 +270,7 @@ class Operations:
             )
         except Unavailable as error:
             # Whoever asked is told too; but a disk that is full or read-only is the operator's to see.
-            _log.error("a decision could not be recorded", actor=actor, reason=error.message)
+            _log.error("a decision could not be recorded", actor=actor, error=error.message)
             raise
 
     @asynccontextmanager

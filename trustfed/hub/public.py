@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request, Response
 
 from bundle_publisher.targets.port import Document
-from trustfed.errors import NotFound
+from trustfed.errors import NotFound, Unavailable
 from trustfed.federation.enrolment import text
 from trustfed.hub.access import Caller, caller
 from trustfed.hub.api import Allowed, Parts, operator_app
@@ -21,6 +22,8 @@ from trustfed.runtime.metrics import CONTENT_TYPE
 from trustfed.spiffe.ids import TrustDomain, shown
 
 API = "/api/v1"
+MAX_BRINGING, MAX_WAITING = 4, 64
+"""Envelopes from anybody that are judged at once, and that are here at all; the rest is told to come again."""
 
 Json = dict[str, Any]
 
@@ -111,13 +114,23 @@ def _enrolment(app: FastAPI, parts: Parts, intermediate_ttl: timedelta) -> None:
             "policy": {"intermediate_ttl": int(intermediate_ttl.total_seconds())},
         }
 
+    bringing, waiting = asyncio.Semaphore(MAX_BRINGING), set[object]()
+
     @app.post("/v1/envelopes/{name}", tags=["enrolment"])
     async def envelope(name: str, request: Request) -> Json:
         """A domain's next envelope, from anybody: its signature is all the proof there is, and it must continue.
 
         For a cluster whose authority changed while it was away: its stream is verified against the newest envelope here.
         """
-        await operations.accept_envelope(TrustDomain.parse(name).name, await request.body())
+        if bringing.locked() and len(waiting) >= MAX_WAITING:
+            raise Unavailable("too many envelopes are being brought", hint="try again in a moment")
+        turn = object()
+        waiting.add(turn)
+        try:
+            async with bringing:
+                await operations.accept_envelope(TrustDomain.parse(name).name, await request.body())
+        finally:
+            waiting.discard(turn)
         held = operations.state.domains[name]
         return {"trust_domain": name, "epoch": held.epoch, "sequence": held.sequence}
 

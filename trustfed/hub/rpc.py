@@ -18,10 +18,10 @@ from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.errors import answer
 from trustfed.runtime.timestamps import to_ms
+from trustfed.runtime.version import PROTOCOL, SOFTWARE
 from trustfed.spiffe.x509svid import X509Svid
 
 SERVICE = "trustfed.federation.v1.Federation"
-PROTOCOL = 1
 MAX_MESSAGE = 2 * 1024 * 1024
 HELLO_SECONDS = 10.0
 HEARTBEAT_SECONDS = 15.0
@@ -52,9 +52,8 @@ class Pace:
 class Federation:
     """The service's three methods."""
 
-    def __init__(self, operations: Operations, relay: Relay, peers: Peers, clock: Clock, software: str) -> None:
+    def __init__(self, operations: Operations, relay: Relay, peers: Peers, clock: Clock) -> None:
         self._operations, self._relay, self._peers, self._clock = operations, relay, peers, clock
-        self._software = software
         self._log = logs.get("hub.rpc")
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -148,7 +147,7 @@ class Federation:
         snapshot = self._relay.join(view, hello, state)
         answered = pb.HubHello(
             protocol=PROTOCOL,
-            software=self._software,
+            software=SOFTWARE,
             position=state.position,
             snapshot=snapshot,
             hub_instance=state.instance,
@@ -220,7 +219,7 @@ class Federation:
         code = grpc.StatusCode.UNAUTHENTICATED if isinstance(error, Unauthenticated) else _CODES[told.grpc_code]
         if isinstance(error, TrustfedError):
             log = self._log.warning if isinstance(error, Denied | Invalid) else self._log.info
-            log("call refused", peer=context.peer(), reason=error.message)
+            log("call refused", peer=context.peer(), error=error.message)
         await context.abort(code, told.grpc_message())
 
 

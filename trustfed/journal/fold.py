@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -31,6 +30,7 @@ from trustfed.errors import Conflict, Invalid, Unavailable
 from trustfed.journal.events import Codec, Event, Recorded, TypedEvent, canonical
 from trustfed.journal.feed import Feed
 from trustfed.journal.ports import MAX_READ, Corrupt, Journal, Snapshot, Snapshots
+from trustfed.runtime import logs
 
 State = TypeVar("State")
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ TRIES = 8
 WAITING_COMMANDS = 1_000
 _RETRY_SECONDS = 1.0
 
-_log = logging.getLogger(__name__)
+_log = logs.get("journal")
 
 
 class _Command(msgspec.Struct, frozen=True):
@@ -210,15 +210,15 @@ class Fold(Generic[State]):
 
     async def _adopt(self, snapshot: Snapshot) -> None:
         if snapshot.schema != self._schema:
-            _log.warning("snapshot ignored: schema %d, this program has %d", snapshot.schema, self._schema)
+            _log.warning("snapshot ignored: it is of another schema", schema=snapshot.schema, ours=self._schema)
             return
         if snapshot.position and not await self._journal.read(snapshot.position - 1, 1):
-            _log.warning("snapshot ignored: it is of position %d, which the journal lacks", snapshot.position)
+            _log.warning("snapshot ignored: the journal lacks its position", position=snapshot.position)
             return
         try:
             self._state = self._decode_state(snapshot.data)
         except Exception as error:  # the room's decoder may raise anything; a replay gives the same state
-            _log.warning("snapshot ignored: %s while it was decoded", type(error).__name__)
+            _log.warning("snapshot ignored: it cannot be decoded", error=type(error).__name__)
             return
         self._position = self._snapshot_position = self._snapshot_due = snapshot.position
         self._feed.begin(snapshot.position)
@@ -255,7 +255,7 @@ class Fold(Generic[State]):
             await self._snapshots.save(Snapshot(position, self._schema, data))
             self._snapshot_position = position
         except Exception as error:  # the room's encoder may raise anything; the journal is complete without it
-            _log.warning("snapshot of position %d not saved: %s", position, error)
+            _log.warning("snapshot not saved", position=position, error=str(error))
 
     async def _follow(self) -> None:
         """Apply what other writers record; in one process this only finds that everything is applied already."""
@@ -270,7 +270,7 @@ class Fold(Generic[State]):
             except Exception as error:  # a follower that died would leave the state behind without a word
                 if str(error) != reported:
                     reported = str(error)
-                    _log.error("the journal cannot be followed beyond position %d: %s", self._position, error)
+                    _log.error("the journal cannot be followed further", position=self._position, error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
 
 

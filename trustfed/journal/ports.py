@@ -1,8 +1,8 @@
 """The three ports of the journal: decisions in order, the fold's snapshot, and facts in bulk.
 
-Every driver passes tests/contract/test_journals.py. All methods are for one event loop and never block it. Errors:
-Invalid (what was given breaks a bound), Conflict (the head moved), Unavailable (nothing was acknowledged; try again),
-Corrupt (what is stored is not what was written).
+Every driver passes tests/contract/test_journals.py, and who opened it closes it. All methods are for one event loop and
+never block it. Errors: Invalid (what was given breaks a bound), Conflict (the head moved), Unavailable (nothing was
+acknowledged; try again), Corrupt (what is stored is not what was written).
 """
 
 from __future__ import annotations
@@ -59,9 +59,6 @@ class Journal(Protocol):
     async def wait(self, after: int) -> int:
         """Give the head as soon as it is above `after`: at once, or when the next append is durable."""
 
-    async def close(self) -> None:
-        """Finish what was accepted, then refuse everything with Unavailable; twice is fine."""
-
 
 class Snapshots(Protocol):
     """One place for the newest snapshot. Losing it costs a replay, never a decision."""
@@ -83,7 +80,4 @@ class Ledger(Protocol):
         """Give up to `limit` (at most 1,000) facts with positions above `after`; bounded like `Journal.read`."""
 
     async def find(self, kind: str, key: str) -> list[Fact]:
-        """Give the facts of this kind with this key, oldest first, at most 1,000."""
-
-    async def close(self) -> None:
-        """Finish what was accepted, then refuse everything with Unavailable; twice is fine."""
+        """Give the facts of this kind with this key, oldest first, at most 1,000: of a key with more, never its newest."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import sqlite3
 
 import msgspec
@@ -12,6 +11,7 @@ from trustfed.errors import Invalid
 from trustfed.journal.chain import Chain
 from trustfed.journal.database import Database
 from trustfed.journal.ports import Snapshot
+from trustfed.runtime import logs
 
 MAX_SNAPSHOT_BYTES = 256 << 20
 
@@ -20,7 +20,7 @@ SNAPSHOT_TABLE = (
     " schema INTEGER NOT NULL, hash BLOB NOT NULL, checksum BLOB NOT NULL, data BLOB NOT NULL)"
 )
 
-_log = logging.getLogger(__name__)
+_log = logs.get("journal")
 
 
 class SqliteSnapshots:
@@ -60,7 +60,10 @@ def load_snapshot(connection: sqlite3.Connection, events: Chain) -> Snapshot | N
     except (msgspec.ValidationError, TypeError):
         intact = False
     if not intact:
-        _log.warning("snapshot ignored: it is damaged or of another journal; the journal is replayed from its start")
+        _log.warning(
+            "snapshot ignored: it is damaged or of another journal; the journal is replayed from its start",
+            position=position,
+        )
         return None
     return snapshot
 

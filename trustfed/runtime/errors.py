@@ -80,13 +80,13 @@ class Answer:
 _HINT_LINE = "hint: "
 
 
-def answer(error: BaseException) -> Answer:
-    """What the caller may know of `error`. An error that is not ours is logged here, once, with a fresh id."""
+def answer(error: BaseException, **where: object) -> Answer:
+    """What the caller may know of `error`. An error that is not ours is logged here, once, with a fresh id and `where`."""
     for kind, (status, code, exit_code, title) in _MAPPED.items():
         if isinstance(error, kind):
             return Answer(status, code, exit_code, title, error.message[:MAX_MESSAGE], error.hint[:MAX_MESSAGE])
     error_id = secrets.token_hex(8)
-    _log.exception("internal error", error, error_id=error_id)
+    _log.exception("internal error", error, error_id=error_id, **where)
     return Answer(500, 13, 1, "internal", "internal error", f"the log has it under {error_id}", error_id)
 
 

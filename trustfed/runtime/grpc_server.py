@@ -53,9 +53,7 @@ class ServerIdentity:
         )
 
     def _make(self) -> Any:
-        pool = b"".join(
-            x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in self._anchors
-        )
+        pool = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in self._anchors)
         pair = (self._keypair.key_pem(), self._keypair.chain_pem())
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=pool)
 

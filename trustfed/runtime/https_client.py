@@ -1,5 +1,8 @@
 """One bounded HTTPS request to a door of ours: enrolment, renewal, root sets. It blocks; run it in a thread.
 
+Who is asked for the first time is a stranger: `root_documents` gives what it says of its roots, a pin decides whether that
+is believed (trustfed.federation.roots), and `exactly` lets only the one server answer that was meant.
+
 No redirects, no proxies, no cookies, no compression: a door of ours uses none of them.
 """
 
@@ -16,11 +19,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from trustfed.errors import Invalid, Unavailable
+from trustfed.errors import Denied, Invalid, Unavailable
+from trustfed.federation import roots
 from trustfed.runtime.errors import from_http
 from trustfed.runtime.tls import peer_chain
+from trustfed.spiffe.ids import SpiffeId
+from trustfed.spiffe.x509svid import parse_leaf
 
-MAX_ANSWER = 4 * 1024 * 1024
+MAX_ANSWER = roots.MAX_ANSWER
 DEADLINE = 3
 """Timeouts that one exchange may last as a whole."""
 Verify = Callable[[tuple[bytes, ...]], None]
@@ -38,11 +44,27 @@ class Server:
 
 
 def pinned_content_context() -> ssl.SSLContext:
-    """TLS without a check of the peer: only for a document whose hash is already known, such as the pinned root set."""
+    """TLS without a check of the peer: only for a document that a pin decides about: a root set, an envelope."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def exactly(server_id: SpiffeId) -> Verify:
+    """Accept this server only. TLS has proved a path to the roots under their name constraints; this is who it is."""
+
+    def verify(chain: tuple[bytes, ...]) -> None:
+        found = parse_leaf(chain[0]).id if chain else None
+        if found != server_id:
+            raise Denied(f"the server is {found}, not {server_id}", hint="the address or the token is another's")
+
+    return verify
+
+
+def root_documents(host: str, port: int) -> tuple[bytes, ...]:
+    """The signed root sets that whoever answers there has, version n at index n - 1; none is verified yet."""
+    return roots.listed(get(Server(host, port, pinned_content_context(), None), "/v1/roots"))
 
 
 def get(server: Server, path: str) -> bytes:

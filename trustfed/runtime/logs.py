@@ -12,10 +12,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Literal, TextIO, get_args
 
-LEVELS = ("debug", "info", "warning", "error")
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 MAX_VALUE = 2_000
 """Characters of one value; what is longer is cut."""
 MAX_TRACE = 16_000
@@ -41,6 +43,13 @@ _SECRET_WORDS = frozenset(
 _RESERVED = frozenset({"time", "level", "log", "message", "trace", "withheld"})
 # A test fails where production withholds.
 _STRICT = "pytest" in sys.modules
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """The table [log] of every process."""
+
+    level: Level = "info"
 
 
 class Log:

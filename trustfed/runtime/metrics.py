@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms of one process, in the Prometheus text format (version 0.0.4).
+"""Counters and gauges of one process, in the Prometheus text format (version 0.0.4).
 
     registry = metrics.Registry()
     issued = registry.counter("svids_issued_total", "SVIDs signed", labels=("kind",))
@@ -10,9 +10,7 @@ reads ours in the tests. Every registry is bounded: label values that come from 
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import itertools
 import math
 import os
 import re
@@ -39,17 +37,17 @@ class _Metric:
         self._name, self._help, self._label_names, self._lock = PREFIX + name, help, tuple(labels), lock
         self._series: dict[_Labels, float] = {} if labels else {(): 0.0}
 
-    def _place(self, labels: dict[str, str], known: dict[_Labels, float] | dict[_Labels, list[float]]) -> _Labels:
+    def _place(self, labels: dict[str, str]) -> _Labels:
         if len(labels) != len(self._label_names):
             raise ValueError(f"{self._name} has the labels {self._label_names}, not {tuple(labels)}")
         place = tuple(labels[name] for name in self._label_names)
-        if place not in known and len(known) >= MAX_SERIES:
+        if place not in self._series and len(self._series) >= MAX_SERIES:
             return ("other",) * len(place)
         return place
 
     def _raise_by(self, amount: float, labels: dict[str, str]) -> None:
         with self._lock:
-            place = self._place(labels, self._series)
+            place = self._place(labels)
             self._series[place] = self._series.get(place, 0.0) + amount
 
     def lines(self) -> Iterator[str]:
@@ -81,7 +79,7 @@ class Gauge(_Metric):
     def set(self, value: float, **labels: str) -> None:
         """What it is now for these labels."""
         with self._lock:
-            self._series[self._place(labels, self._series)] = value
+            self._series[self._place(labels)] = value
 
     def add(self, amount: float, **labels: str) -> None:
         """Raise or lower it."""
@@ -105,39 +103,6 @@ class Gauge(_Metric):
         return super().lines()
 
 
-class Histogram(_Metric):
-    """How often a quantity stayed at or below each bound."""
-
-    kind = "histogram"
-
-    def __init__(self, name: str, help: str, labels: Sequence[str], lock: _Lock, bounds: Sequence[float]) -> None:
-        super().__init__(name, help, labels, lock)
-        self._bounds = [*bounds]
-        # One cell per bound, one for what is above all, one for the sum.
-        self._cells: dict[_Labels, list[float]] = {} if labels else {(): [0.0] * (len(bounds) + 2)}
-
-    def observe(self, value: float, **labels: str) -> None:
-        """Count one observation."""
-        with self._lock:
-            place = self._place(labels, self._cells)
-            cells = self._cells.setdefault(place, [0.0] * (len(self._bounds) + 2))
-            cells[bisect.bisect_left(self._bounds, value)] += 1
-            cells[-1] += value
-
-    def lines(self) -> Iterator[str]:
-        """The lines of the exposition."""
-        yield f"# HELP {self._name} {_escape(self._help, quote=False)}"
-        yield f"# TYPE {self._name} histogram"
-        bounds = [*(_number(bound) for bound in self._bounds), "+Inf"]
-        for place, cells in self._cells.items():
-            total = 0.0
-            for bound, count in zip(bounds, cells[:-1], strict=True):
-                total += count
-                yield f"{self._name}_bucket{_labels((*self._label_names, 'le'), (*place, bound))} {_number(total)}"
-            yield f"{self._name}_sum{_labels(self._label_names, place)} {_number(cells[-1])}"
-            yield f"{self._name}_count{_labels(self._label_names, place)} {_number(total)}"
-
-
 _M = TypeVar("_M", bound=_Metric)
 
 
@@ -159,12 +124,6 @@ class Registry:
     def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
         """A new gauge. ValueError for a bad or used name."""
         return self._add(name, Gauge(name, help, labels, self._lock), labels)
-
-    def histogram(self, name: str, help: str, bounds: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
-        """A new histogram with these upper bounds, rising; +Inf is added. ValueError for a bad or used name."""
-        if not bounds or any(low >= high for low, high in itertools.pairwise(bounds)) or "le" in labels:
-            raise ValueError(f"histogram {name} needs rising bounds, and no label le")
-        return self._add(name, Histogram(name, help, labels, self._lock, bounds), labels)
 
     def exposition(self) -> bytes:
         """What GET /metrics answers, with CONTENT_TYPE; memory, processor time and start of the process included."""

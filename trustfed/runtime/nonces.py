@@ -31,7 +31,9 @@ class Nonces:
 
     def spend(self, nonce: str, now: datetime) -> None:
         """Denied unless `nonce` came from here, is not over, and was never spent. Unavailable in a flood."""
-        again = Denied("the nonce is not one of this server, is over, or was used", hint="GET /v1/nonce gives a new one")
+        again = Denied(
+            "the nonce is not one of this server, is over, or was used", hint="GET /v1/nonce gives a new one"
+        )
         try:
             raw = base64.b64decode(nonce, altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):

@@ -25,7 +25,7 @@ def map_errors(app: FastAPI) -> None:
 async def _problem(request: Request, error: Exception) -> Response:
     if isinstance(error, Denied):
         peer = request.client.host if request.client else ""
-        _log.warning("request refused", path=request.url.path, peer=peer, reason=error.message)
+        _log.warning("request refused", path=request.url.path, peer=peer, error=error.message)
     return _respond(answer(error))
 
 

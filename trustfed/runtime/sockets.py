@@ -86,6 +86,15 @@ def parse_address(address: str) -> tuple[str, int]:
     return match["host"].strip("[]"), int(match["port"])
 
 
+def parse_url(url: str) -> tuple[str, int]:
+    """(host, port) of "https://HOST[:PORT]", brackets removed; 443 if it names no port. Raises Invalid."""
+    rest = url.removeprefix("https://").rstrip("/")
+    if rest == url.rstrip("/"):
+        raise Invalid(f"{url[:120]!r} is not https://HOST or https://HOST:PORT")
+    named = rest.rpartition(":")[2].isdigit() and not rest.endswith("]")
+    return parse_address(rest if named else f"{rest}:443")
+
+
 def address_of(listener: socket.socket) -> str:
     """Where it listens, in words: a path or HOST:PORT."""
     name = listener.getsockname()

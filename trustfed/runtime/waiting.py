@@ -1,8 +1,9 @@
-"""Wait for news or for a time, whichever comes first."""
+"""Wait for news or for a time, and for jobs that live and die together."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from trustfed.runtime.clock import Clock
@@ -19,3 +20,21 @@ async def news_or_time(news: asyncio.Event, clock: Clock, seconds: float | None)
         for task in waiting:
             task.cancel()
     news.clear()
+
+
+async def together(jobs: Iterable[Coroutine[Any, Any, Any]], stop: asyncio.Event) -> None:
+    """Run the jobs until `stop` is set or the first of them ends; the others are cancelled, and waited for.
+
+    A job that fails ends all with its error: better than to limp on without it. Of several at once the first in the list.
+    """
+    tasks = [asyncio.create_task(job) for job in jobs]
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in [*tasks, stopped]:
+            task.cancel()
+        await asyncio.gather(*tasks, stopped, return_exceptions=True)

@@ -12,8 +12,10 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from agent.identity import IdentityFile
+from agent.store import Store
 from tests.fakes.cluster import Domain, FakeCluster, bundle_message
 from tests.unit.agent.world import ME, eventually, running, until
+from trustfed.errors import Denied
 from trustfed.proto import node_pb2 as pb
 
 
@@ -81,7 +83,7 @@ async def test_envelope_that_does_not_continue_is_refused_and_alarmed(cluster: F
 
             await eventually(refused)
             assert (await workload.x509_bundles()).bundles["spiffe://west.test"] == held
-        assert "trustfed_sync_refused_total" in (await agent.admin("/metrics"))[1]
+        assert "trustfed_agent_sync_refused_total" in (await agent.admin("/metrics"))[1]
         west.sequence = 7
         cluster.grant(west)
         await until(lambda: ("west.test", 1, 7) in cluster.acknowledged)
@@ -205,3 +207,71 @@ async def test_cluster_of_another_domain_at_the_address_is_refused(cluster: Fake
             await eventually(told)
             await asyncio.sleep(0.1)
             assert not other.hellos and not (await agent.status())["sync"]["connected"]
+
+
+class Kept:
+    """A cache in memory: what one agent held when it ended, for the next."""
+
+    def __init__(self) -> None:
+        self.held: Store | None = None
+
+    def load(self, store: Store) -> None:
+        if self.held is not None:
+            for bundle in self.held.bundles.values():
+                store.put_bundle(bundle)
+            store.put_entries(self.held.entries.values())
+            store.put_svids(self.held.svids)
+            store.mark_synced()
+
+    def changed(self, store: Store) -> None:
+        self.held = store
+
+
+async def test_what_a_cache_kept_is_served_while_the_cluster_is_away(cluster: FakeCluster, tmp_path: Path) -> None:
+    kept = Kept()
+    async with running(cluster, tmp_path, cache=kept) as (_, workload):
+        assert await _has(workload, 1)
+    await cluster.stop()
+    async with running(cluster, tmp_path, cache=kept) as (agent, workload):
+        assert await _has(workload, 1)
+        assert not (await agent.status())["sync"]["connected"]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"\x01\x00\x00\x00\x01x", b"\x00\x00\x00\x00\x02\xff\xff", b"\x00\xff\xff\xff\xff", b"\x07junk"],
+    ids=["compressed", "no message", "4 GiB", "no frame"],
+)
+async def test_junk_from_the_cluster_leaves_what_is_held(cluster: FakeCluster, tmp_path: Path, frame: bytes) -> None:
+    async with running(cluster, tmp_path) as (agent, workload):
+        tried = 0
+
+        async def junk(stream: Any) -> None:
+            nonlocal tried
+            await stream.recv_message()
+            await stream.send_initial_metadata()
+            tried += 1
+            await stream._stream.send_data(frame)
+
+        cluster.sync = junk  # type: ignore[method-assign]
+        cluster.cut()
+        await until(lambda: tried >= 2)
+        assert await _has(workload, 1)
+        assert (await agent.status())["sync"]["error"]
+
+
+async def test_refusal_that_is_no_ban_leaves_what_is_held(cluster: FakeCluster, tmp_path: Path) -> None:
+    async with running(cluster, tmp_path) as (agent, workload):
+        tried = 0
+
+        async def mistaken(stream: Any) -> None:
+            nonlocal tried
+            tried += 1
+            raise Denied("spiffe://east.test/trustfed/node/n1 has expired")
+
+        cluster.sync = mistaken  # type: ignore[method-assign]
+        cluster.cut()
+        await until(lambda: tried >= 2)
+        assert await _has(workload, 1)
+        status = await agent.status()
+        assert "expired" in status["sync"]["error"] and not status["banned"]

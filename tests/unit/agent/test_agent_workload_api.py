@@ -313,7 +313,7 @@ async def test_admin_shows_what_is_held(cluster: FakeCluster, tmp_path: Path) ->
         home, west = (await agent.admin("/bundles"))[1]["bundles"]
         assert home["home"] and west["trust_domain"] == "west.test" and west["x509_authorities"] == 1
         assert (await agent.admin("/live")) == (200, {"live": True})
-        assert "trustfed_x509_svids 1" in (await agent.admin("/metrics"))[1]
+        assert "trustfed_agent_x509_svids 1" in (await agent.admin("/metrics"))[1]
         assert (agent.config.admin_path.stat().st_mode & 0o777, agent.config.socket.stat().st_mode & 0o777) == (
             0o600,
             0o777,

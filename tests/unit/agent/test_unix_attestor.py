@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
+import mmap
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -146,3 +151,121 @@ async def test_descriptors_are_given_back(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         assert caller.pidfd >= 0
     assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before and not caller.alive()
+
+
+WANTED, OTHER = Path("/bin/cat"), Path("/bin/tee")  # both wait for their input
+
+
+async def hash_of(program: Path, attestor: UnixAttestor) -> str:
+    """What the attestor says of a process that runs this file."""
+    with subprocess.Popen([program], stdin=subprocess.PIPE) as child:
+        try:
+            caller = Caller(child.pid, os.getuid(), os.getgid(), (), os.pidfd_open(child.pid))
+            while Path(f"/proc/{child.pid}/exe").readlink() != program:
+                await asyncio.sleep(0.001)
+            found = await selectors(caller, attestor, frozenset({"unix:sha256"}))
+            caller.close()
+        finally:
+            child.kill()
+    return next(iter(found))
+
+
+def selector_of(program: Path) -> str:
+    return f"unix:sha256:{hashlib.sha256(program.read_bytes()).hexdigest()}"
+
+
+def two_programs(folder: Path) -> tuple[Path, bytes]:
+    """A copy of the wanted program, and another one, both of one size."""
+    size = max(WANTED.stat().st_size, OTHER.stat().st_size)
+    wanted = folder / "wanted"
+    shutil.copy(WANTED, wanted)
+    with wanted.open("r+b") as file:
+        file.truncate(size)
+    return wanted, OTHER.read_bytes().ljust(size, b"\0")
+
+
+def later() -> int:
+    """A clock by which every file here was changed long ago."""
+    return time.time_ns() + 10_000_000_000
+
+
+@pytest.mark.parametrize("wall", [later, time.time_ns], ids=["settled", "same-tick"])
+async def test_executable_rewritten_under_its_old_time_is_hashed_anew(tmp_path: Path, wall: Any) -> None:
+    attestor = UnixAttestor(lambda: 0.0, 1 << 28, wall)
+    program, other = two_programs(tmp_path)
+    assert await hash_of(program, attestor) == selector_of(program)
+    before, wanted = program.stat(), selector_of(program)
+    with program.open("r+b") as file:
+        file.write(other)
+    os.utime(program, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (program.stat().st_mtime_ns, program.stat().st_size) == (before.st_mtime_ns, before.st_size)
+    assert await hash_of(program, attestor) == selector_of(program) != wanted
+
+
+@root
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a tmpfs")
+async def test_executable_rewritten_through_a_mapping_that_changes_no_time_is_hashed_anew(tmp_path: Path) -> None:
+    attestor = UnixAttestor(lambda: 0.0, 1 << 28, later)
+    folder = Path("/dev/shm") / tmp_path.parent.name / tmp_path.name
+    folder.mkdir(parents=True)
+    try:
+        program, other = two_programs(folder)
+        os.chown(program, 12345, 12345)
+        wanted = await hash_of(program, attestor)
+        with program.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+            assert len(mapping[:]) == len(other)  # read first: the pages are there, and are then written without a fault
+            mapping[:] = other
+        assert await hash_of(program, attestor) == selector_of(program) != wanted
+    finally:
+        shutil.rmtree(folder.parent)
+
+
+@root
+async def test_hash_of_what_only_root_can_change_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attestor = UnixAttestor(lambda: 0.0, 1 << 28, later)
+    program, _ = two_programs(tmp_path)
+    first = await hash_of(program, attestor)
+
+    def unread(*_: object) -> bytes:
+        raise AssertionError("read again")
+
+    with subprocess.Popen([program], stdin=subprocess.PIPE) as child:
+        monkeypatch.setattr("agent.attestors.unix.os.read", unread)
+        caller = Caller(child.pid, os.getuid(), os.getgid(), (), os.pidfd_open(child.pid))
+        try:
+            await attestor.look_up(caller, frozenset({"unix:sha256"}))
+            assert caller.facts["unix:sha256"] == {first}
+        finally:
+            caller.close()
+            child.kill()
+
+
+class FailingOption:
+    """A connected socket whose kernel refuses one option."""
+
+    def __init__(self, inner: socket.socket, option: int, error: int) -> None:
+        self._inner, self._option, self._error = inner, option, error
+
+    def getsockopt(self, level: int, option: int, size: int = 0) -> object:
+        if option == self._option:
+            raise OSError(self._error, os.strerror(self._error))
+        return self._inner.getsockopt(level, option, size) if size else self._inner.getsockopt(level, option)
+
+
+async def test_a_socket_that_cannot_name_its_process_is_refused_though_the_pid_lives() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(Denied, match="ended"):
+        Caller.of(cast(socket.socket, FailingOption(ours, 77, errno.ESRCH)))
+
+
+async def test_descriptor_is_given_back_when_the_groups_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> str:
+        raise Denied("the calling process has ended")
+
+    monkeypatch.setattr("agent.peer._status", gone)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        with pytest.raises(Denied):
+            Caller.of(cast(socket.socket, FailingOption(ours, 59, errno.ERANGE)))
+        assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before

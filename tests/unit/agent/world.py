@@ -12,6 +12,7 @@ from typing import Any
 
 from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
 
+from agent.cache import Cache
 from agent.compose import serve
 from agent.config import AgentConfig
 from tests.fakes.cluster import FakeCluster
@@ -99,11 +100,17 @@ async def admin(socket: Path, path: str) -> tuple[int, Any]:
 
 @asynccontextmanager
 async def running(
-    cluster: FakeCluster, folder: Path, *, ready: bool = True, join: str | None = None, health: str = ""
+    cluster: FakeCluster,
+    folder: Path,
+    *,
+    ready: bool = True,
+    join: str | None = None,
+    health: str = "",
+    cache: Cache | None = None,
 ) -> AsyncIterator[tuple[Agent, Workload]]:
     """An enrolled agent; `ready` waits until it serves every entry."""
     agent, stop = Agent(folder, health), asyncio.Event()
-    task = asyncio.create_task(serve(agent.config, join or cluster.token(), stop))
+    task = asyncio.create_task(serve(agent.config, join or cluster.token(), stop, cache))
     try:
         await until(lambda: task.done() or agent.config.admin_path.exists())
         if task.done():

@@ -163,15 +163,21 @@ async def test_accepts_the_same_leaf_from_another_writer(domain: Domain) -> None
     lint(domain, make(domain))
 
 
+@pytest.mark.parametrize("remembered", [False, True])
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_refuses(fault: str, domain: Domain) -> None:
+async def test_refuses(fault: str, remembered: bool, domain: Domain) -> None:
+    if remembered:
+        lint(domain, make(domain))
     leaf = make(domain)
     FAULTS[fault](leaf)
     with pytest.raises(Invalid):
         lint(domain, leaf)
 
 
-async def test_refuses_what_was_not_meant(domain: Domain) -> None:
+@pytest.mark.parametrize("remembered", [False, True])
+async def test_refuses_what_was_not_meant(remembered: bool, domain: Domain) -> None:
+    if remembered:
+        lint(domain, make(domain))
     outside = ("web.east.example.com",)
     for meant in (
         replace(MEANT, spiffe_id=SpiffeId.of(OTHER, WEB.path)),
@@ -179,6 +185,9 @@ async def test_refuses_what_was_not_meant(domain: Domain) -> None:
         replace(MEANT, not_after_limit=NOW + timedelta(minutes=59)),
         replace(MEANT, dns_names=outside),
         replace(MEANT, spki=spki()),
+        replace(MEANT, serial=SERIAL + 1),
+        replace(MEANT, serial=-SERIAL),
+        replace(MEANT, now=NOW + timedelta(seconds=1)),
     ):
         with pytest.raises(Invalid):
             lint(domain, make(domain), meant)
@@ -203,9 +212,38 @@ async def test_refuses_bytes_that_are_not_the_certificates(domain: Domain) -> No
             lint_leaf(data, one.tbs_certificate_bytes, signer, MEANT)
 
 
+@pytest.mark.parametrize("serial", [1, 0x7F, 0xFF, 0x1FFF, (1 << 128) - 1])
+async def test_accepts_the_next_leaf_for_names_that_it_remembers(serial: int, domain: Domain) -> None:
+    """Another serial, key, and time: the same names. Each is read anew, and nothing of the first leaf's is expected."""
+    lint(domain, make(domain))
+    for _ in range(2):
+        key, leaf = ec.generate_private_key(ec.SECP256R1()), make(domain)
+        leaf.serial, leaf.key, leaf.end = serial, key, NOW + timedelta(minutes=30)
+        leaf.extensions["ski"] = (x509.SubjectKeyIdentifier(key_id(key.public_key())), False)
+        meant = replace(MEANT, serial=serial, public_key=key.public_key(), spki=spki(key), ttl=1800)
+        lint(domain, leaf, meant)
+        with pytest.raises(Invalid):
+            lint(domain, leaf)
+        leaf.extensions["ski"] = (x509.SubjectKeyIdentifier(key_id(KEY.public_key())), False)
+        with pytest.raises(Invalid, match="subject key id"):
+            lint(domain, leaf, meant)
+
+
+async def test_what_it_remembers_is_bounded(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ca.lint._REMEMBERED", 3)
+    for number in range(10):
+        leaf = make(domain)
+        leaf.extensions["san"] = (x509.SubjectAlternativeName([URI(f"{WEB}-{number}"), DNS]), True)
+        lint(domain, leaf, replace(MEANT, spiffe_id=SpiffeId.of(HOME, f"{WEB.path}-{number}")))
+        assert len(domain.issuer.signer._good) <= 3
+
+
+@pytest.mark.parametrize("remembered", [False, True])
 @pytest.mark.filterwarnings("ignore:Parsed a serial number")
-async def test_every_bit_of_the_signed_bytes_matters(domain: Domain) -> None:
+async def test_every_bit_of_the_signed_bytes_matters(remembered: bool, domain: Domain) -> None:
     """Flip each bit of a good leaf: lint refuses every one, so no field goes unread."""
+    if remembered:
+        lint(domain, make(domain))
     certificate = make(domain).build()
     data, tbs = certificate.public_bytes(Encoding.DER), certificate.tbs_certificate_bytes
     start = data.index(tbs)

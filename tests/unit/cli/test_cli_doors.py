@@ -100,14 +100,14 @@ def test_json_is_exact_and_a_table_is_for_people(door: Door, capsys: pytest.Capt
 
 
 def test_a_long_row_stays_on_one_line_in_a_pipe(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
-    door.answer("GET", "/grants", [{**GRANT, "reason": "because " * 60}])
+    door.answer("GET", "/grants", {"grants": [{**GRANT, "reason": "because " * 60}]})
     door.open()
     _, out, _ = run(capsys, "grant", "list", "--socket", str(door.path))
     assert len(out.splitlines()) == 2
 
 
 def test_an_empty_listing_says_so(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
-    door.answer("GET", "/entries", [])
+    door.answer("GET", "/entries", {"entries": []})
     door.open()
     assert run(capsys, "entry", "list", "--socket", str(door.path))[:2] == (0, "none\n")
     assert run(capsys, "entry", "list", "--socket", str(door.path), "-o", "json")[:2] == (0, "[]\n")
@@ -149,7 +149,7 @@ def test_the_environment_names_the_socket(
     door: Door, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     door.answer("GET", "/domains", {"domains": []})
-    door.answer("GET", "/bundles", [])
+    door.answer("GET", "/bundles", {"bundles": []})
     door.open()
     monkeypatch.setenv("TRUSTFED_HUB_SOCKET", str(door.path))
     assert run(capsys, "domain", "list")[0] == 0
@@ -162,7 +162,7 @@ def test_the_environment_names_the_socket(
 
 
 def test_names_are_one_segment_of_a_path(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
-    door.answer("GET", "/entries", [])
+    door.answer("GET", "/entries", {"entries": []})
     door.open()
     code, _, err = run(capsys, "entry", "show", "../grants", "--socket", str(door.path))
     assert code == 4 and "..%2Fgrants" in err
@@ -178,7 +178,7 @@ def test_a_token_goes_to_a_file_0600_or_alone_to_standard_output(
     assert (code, out) == (0, "") and "secret" not in err
     assert file.read_text() == "trustfed-node-1-secret\n" and stat.S_IMODE(file.stat().st_mode) == 0o600
     assert run(capsys, "node", "token", "n", "--socket", str(door.path))[1] == "trustfed-node-1-secret\n"
-    assert door.asked[0][2] == {"name": "n", "groups": [], "ttl": 3600}
+    assert door.asked[0][2] == {"name": "n", "groups": [], "ttl": "1h"}
 
 
 def test_a_token_is_never_an_argument(capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,10 +234,10 @@ def test_entry_update_changes_only_what_is_given(door: Door, capsys: pytest.Capt
 
 def test_audit_verify_finds_what_is_missing(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
     def event(position: int) -> dict[str, object]:
-        return {"position": position, "id": f"e{position}", "at": 1_795_255_626_250, "kind": "k", "actor": "uid:0"}
+        return {"position": position, "id": f"e{position}", "at": "2026-11-21T10:07:06Z", "kind": "k", "actor": "uid:0"}
 
     door.answer("GET", "/status", {"position": 3})
-    door.answer("GET", "/events", [event(1), event(3)])
+    door.answer("GET", "/events", {"events": [event(1), event(3)], "next": None})
     door.open()
     code, _, err = run(capsys, "audit", "verify", "--socket", str(door.path))
     assert code == 6 and "event 2 is missing" in err

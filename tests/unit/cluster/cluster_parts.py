@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,9 +22,10 @@ from tests.fakes.journals import FaultyJournal
 from trustfed.cluster import enrolment as cluster_enrolment
 from trustfed.cluster import entries, nodes
 from trustfed.cluster import events as e
-from trustfed.cluster import state as states
+from trustfed.cluster import fold as folding
 from trustfed.cluster.admission import NodeAdmission
-from trustfed.cluster.attestation.join_token import JoinToken
+from trustfed.cluster.attestation.open import open_attestors
+from trustfed.cluster.attestation.port import Attestors
 from trustfed.cluster.authorities import Authorities
 from trustfed.cluster.config import Policy
 from trustfed.cluster.entries import EntrySpec, Ttls
@@ -49,18 +51,26 @@ MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 class ClusterParts:
     """`await ClusterParts.make()`, `await close()`; `await restart()` keeps journal, ledger and keys."""
 
-    def __init__(self, journal: Journal, ledger: Ledger, keys: MemoryKeys, policy: Policy, clock: ManualClock) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        ledger: Ledger,
+        keys: MemoryKeys,
+        policy: Policy,
+        clock: ManualClock,
+        attestors: Attestors | None = None,
+    ) -> None:
         self.journal, self.ledger, self.keys, self.policy, self.clock = journal, ledger, keys, policy, clock
         self.snapshots, self.registry = MemorySnapshots(), Registry()
         self.fold = Fold(
             journal,
             self.snapshots,
             ClusterState(),
-            states.apply,
+            folding.apply,
             e.CODEC,
             encode_state,
             lambda data: decode_state(data, ClusterState),
-            states.SCHEMA,
+            folding.SCHEMA,
         )
         self.issuance = Issuance(self.fold, ledger, keys, policy, clock, os.urandom, self.registry)
         self.authorities = Authorities(self.fold, keys, policy, clock, os.urandom, self.issuance.last_leaf)
@@ -68,7 +78,7 @@ class ClusterParts:
         self.admission = NodeAdmission(
             self.fold,
             self.issuance,
-            {"join_token": JoinToken()},
+            attestors or open_attestors(),
             self.presence,
             Nonces(os.urandom),
             policy,
@@ -85,11 +95,17 @@ class ClusterParts:
         ledger: Ledger | None = None,
         keys: MemoryKeys | None = None,
         policy: Policy | None = None,
+        attestors: Attestors | None = None,
         enrolled: bool = True,
     ) -> ClusterParts:
         clock = ManualClock(datetime.now(UTC).replace(microsecond=0))
         made = cls(
-            journal or FaultyJournal(), ledger or MemoryLedger(), keys or MemoryKeys(), policy or Policy(), clock
+            journal or FaultyJournal(),
+            ledger or MemoryLedger(),
+            keys or MemoryKeys(),
+            policy or Policy(),
+            clock,
+            attestors,
         )
         await made.fold.start()
         made.hub = await FakeHub.make()
@@ -102,6 +118,7 @@ class ClusterParts:
         await cluster_enrolment._make_keys(self.fold, self.keys, self.authorities, TrustDomain(TD), self.clock)
         (authority,) = [a for a in self.all() if a.kind is Kind.X509]
         documents = tuple(self.hub.root_documents)
+        self.hub.dns_suffixes = ("svc.example",)
         await self.record(
             e.Enrolled(
                 HUB.name, str(hub_id(HUB)), "127.0.0.1:1", "https://127.0.0.1:1", ("svc.example",), documents, self.now
@@ -203,20 +220,23 @@ class NodeKey:
     def leaf(self) -> bytes:
         return base64.b64decode(self.answer["chain"][0])
 
-    def attestation(self, token: str, **changes: str) -> bytes:
+    def attestation(
+        self, payload: str, *, attestor: str = "join_token", changes: Mapping[str, str] | None = None
+    ) -> bytes:
+        """A request signed by this key; `changes` are made after it was signed."""
         document = {
-            "attestor": "join_token",
-            "payload": token,
+            "attestor": attestor,
+            "payload": payload,
             "public_key": enrolment.text(self.public),
             "software": "t",
         }
-        return self._proved(enrolment.ATTEST, document, changes)
+        return self._proved(enrolment.ATTEST, document, changes or {})
 
-    def renewal(self, nonce: str, new: NodeKey, **changes: str) -> bytes:
+    def renewal(self, nonce: str, new: NodeKey) -> bytes:
         document = {"leaf": enrolment.text(self.leaf), "public_key": enrolment.text(new.public), "nonce": nonce}
-        return self._proved(enrolment.RENEW, document, changes)
+        return self._proved(enrolment.RENEW, document, {})
 
-    def _proved(self, kind: str, document: dict[str, str], changes: dict[str, str]) -> bytes:
+    def _proved(self, kind: str, document: dict[str, str], changes: Mapping[str, str]) -> bytes:
         proof = self.key.sign(enrolment.proof_input(kind, document), ec.ECDSA(hashes.SHA256()))
         import json
 

@@ -49,21 +49,29 @@ async def test_a_token_of_before_a_new_attestation_is_worth_nothing(parts: Clust
 
 
 @pytest.mark.parametrize(
-    ("changes", "error"),
+    ("changes", "error", "why"),
     [
-        ({"proof": "AAAA"}, Denied),
-        ({"proof": "?"}, Invalid),
-        ({"public_key": "AAAA"}, Invalid),
-        ({"software": "other"}, Denied),
-        ({"attestor": "tpm"}, Denied),
-        ({"payload": "trustfed-node-1-"}, Denied),
-        ({"extra": "x"}, Invalid),
+        ({"proof": "AAAA"}, Denied, "did not make"),
+        ({"proof": "?"}, Invalid, "base64"),
+        ({"public_key": "AAAA"}, Invalid, "public_key is not"),
+        ({"public_key": text(NodeKey().public)}, Denied, "did not make"),
+        ({"software": "other"}, Denied, "did not make"),
+        ({"attestor": "other"}, Denied, "did not make"),
+        ({"payload": "trustfed-node-1-"}, Denied, "did not make"),
+        ({"extra": "x"}, Invalid, "exactly the members"),
     ],
-    ids=str,
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
 )
-async def test_a_request_that_was_changed(parts: ClusterParts, changes: dict[str, str], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        await parts.admission.attest(NodeKey().attestation(await parts.token(), **changes))
+async def test_a_request_that_was_changed_after_it_was_signed(
+    parts: ClusterParts, changes: dict[str, str], error: type[Exception], why: str
+) -> None:
+    with pytest.raises(error, match=why):
+        await parts.admission.attest(NodeKey().attestation(await parts.token(), changes=changes))
+
+
+async def test_an_attestor_that_is_not_here(parts: ClusterParts) -> None:
+    with pytest.raises(Invalid, match="node attestor 'tpm' is not known here"):
+        await parts.admission.attest(NodeKey().attestation(await parts.token(), attestor="tpm"))
 
 
 async def test_requests_that_are_none(parts: ClusterParts) -> None:

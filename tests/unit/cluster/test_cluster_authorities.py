@@ -274,8 +274,9 @@ async def test_a_new_epoch_is_above_all_that_was_reported(parts: ClusterParts) -
 
 async def test_a_new_epoch_that_no_envelope_can_bear(parts: ClusterParts) -> None:
     lie = Level(MAX_NUMBER, MAX_NUMBER)
-    with pytest.raises(Invalid, match="cannot follow"):
-        await parts.decide(lambda s: commands.begin_epoch(s, lie, 0, parts.now))
+    for reported in (lie, Level(1 + commands.MAX_EPOCHS + 1, 1), Level(1, 1 + commands.MAX_SEQUENCES + 1)):
+        with pytest.raises(Conflict, match="too far above"):
+            await parts.decide(lambda s, reported=reported: commands.begin_epoch(s, reported, 0, parts.now))
     with pytest.raises(Invalid, match="cannot follow"):
         await parts.decide(lambda s: commands.begin_epoch(s, lie, 1, parts.now))
     await parts.decide(lambda s: commands.begin_epoch(s, lie, 2, parts.now))

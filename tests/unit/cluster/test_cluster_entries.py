@@ -12,7 +12,8 @@ from tests.unit.cluster.cluster_parts import TD, TTLS
 from trustfed.cluster import entries
 from trustfed.cluster import events as e
 from trustfed.cluster.entries import EntrySpec
-from trustfed.cluster.state import ClusterState, Domain, Node, apply
+from trustfed.cluster.fold import apply
+from trustfed.cluster.state import ClusterState, Domain, Node
 from trustfed.errors import Conflict, Denied, Invalid, NotFound
 
 STATE = ClusterState(domain=Domain("i", TD, "publication", b""), dns_suffixes=("svc.example",))
@@ -71,8 +72,8 @@ def put(state: ClusterState = STATE, update: bool = False, **fields: Any) -> Clu
         {"dns_names": ("",)},
         {"federates_with": (TD,)},
         {"federates_with": ("TD B",)},
-        {"federates_with": ("group:",)},
-        {"federates_with": ("group:a/b",)},
+        {"federates_with": ("peers:",)},
+        {"federates_with": ("peers:a/b",)},
         {"federates_with": tuple(f"td-{i}" for i in range(1001))},
         {"hint": "x" * 257},
         {"hint": "a\x00"},
@@ -131,23 +132,23 @@ def test_create_twice_update_nothing_delete_nothing() -> None:
 
 
 def test_an_entry_never_federates_with_more_than_one_message_holds() -> None:
-    state = apply(STATE, *entries.set_group(STATE, "big", [f"td-{i}" for i in range(999)]))
-    state = put(state, federates_with=("group:big", "td-x"))
+    state = apply(STATE, *entries.set_peers(STATE, "big", [f"td-{i}" for i in range(999)]))
+    state = put(state, federates_with=("peers:big", "td-x"))
     with pytest.raises(Invalid, match="1001 trust domains"):
-        entries.set_group(state, "big", [f"td-{i}" for i in range(1000)])
+        entries.set_peers(state, "big", [f"td-{i}" for i in range(1000)])
     with pytest.raises(Invalid, match="1001 trust domains"):
-        put(state, id="two", spiffe_id=f"spiffe://{TD}/b", federates_with=("group:big", "td-x", "td-y"))
+        put(state, id="two", spiffe_id=f"spiffe://{TD}/b", federates_with=("peers:big", "td-x", "td-y"))
 
 
-def test_groups() -> None:
+def test_peers() -> None:
     with pytest.raises(NotFound):
-        entries.set_group(STATE, "none", [])
+        entries.set_peers(STATE, "none", [])
     with pytest.raises(Invalid):
-        entries.set_group(STATE, "g", ["NOT A DOMAIN"])
-    state = apply(STATE, *entries.set_group(STATE, "g", ["td-c", "td-b", "td-c"]))
-    state = put(state, federates_with=("group:g", "td-d", "group:unknown"))
+        entries.set_peers(STATE, "g", ["NOT A DOMAIN"])
+    state = apply(STATE, *entries.set_peers(STATE, "g", ["td-c", "td-b", "td-c"]))
+    state = put(state, federates_with=("peers:g", "td-d", "peers:unknown"))
     assert entries.federates(state, state.entries["new"]) == ("td-b", "td-c", "td-d")
-    state = apply(state, *entries.set_group(state, "g", []))
+    state = apply(state, *entries.set_peers(state, "g", []))
     assert entries.federates(state, state.entries["new"]) == ("td-d",)
     everyone = put(id="all", spiffe_id=f"spiffe://{TD}/all", federates_with=("td-d", "*"))
     assert entries.federates(everyone, everyone.entries["all"]) == ("*",)

@@ -12,9 +12,10 @@ from tests.fakes.clocks import START
 from tests.unit.cluster.cluster_parts import TD
 from trustfed.cluster import events as e
 from trustfed.cluster import sessions as module
+from trustfed.cluster.fold import apply
 from trustfed.cluster.presence import Presence
 from trustfed.cluster.sessions import Sessions, View
-from trustfed.cluster.state import ClusterState, apply
+from trustfed.cluster.state import ClusterState
 from trustfed.errors import Conflict, Denied
 from trustfed.proto import node_pb2 as pb
 
@@ -124,11 +125,11 @@ def test_parent_change_moves_the_entry() -> None:
     assert ids(world.take(two)) == ([], ["a"])
 
 
-def test_a_group_change_reaches_only_the_nodes_concerned() -> None:
-    world = World(entry("a", federates_with=("group:g",)), entry("b", "node/n2", federates_with=("group:g",)))
+def test_a_change_of_named_peers_reaches_only_the_nodes_concerned() -> None:
+    world = World(entry("a", federates_with=("peers:g",)), entry("b", "node/n2", federates_with=("peers:g",)))
     one, two = world.join("n1"), world.join("n2")
     world.take(one), world.take(two)
-    world.happens(e.GroupSet("g", ("td-b",)))
+    world.happens(e.PeersSet("g", ("td-b",)))
     (message,) = world.take(one)
     assert [(item.id, list(item.federates_with)) for item in message.entries.upsert] == [("a", ["td-b"])]
     assert ids(world.take(two)) == (["b"], [])
@@ -165,7 +166,7 @@ def test_a_third_stream_of_a_node_ends_the_first() -> None:
 def test_who_resumes_gets_what_changed() -> None:
     world = World(entry("a"), entry("b"))
     view = world.join(snapshot=False)
-    world.sessions.missed(view, [entry("a"), e.EntryDeleted("gone"), e.GroupSet("g", ())], world.state)
+    world.sessions.missed(view, [entry("a"), e.EntryDeleted("gone"), e.PeersSet("g", ())], world.state)
     assert ids(world.take(view)) == (["a"], ["gone"])
 
 

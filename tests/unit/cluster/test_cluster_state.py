@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.fakes.clocks import START
 from tests.unit.cluster.cluster_parts import TD
 from trustfed.cluster import events as e
-from trustfed.cluster.state import ClusterState, apply
+from trustfed.cluster.fold import apply
+from trustfed.cluster.state import ClusterState
 from trustfed.journal.events import Event
 from trustfed.journal.table import decode_state, encode_state
 
@@ -77,9 +78,9 @@ def read_back(event: Any) -> Any:
 
 
 def test_every_event_type_is_folded() -> None:
-    from trustfed.cluster import state
+    from trustfed.cluster import fold
 
-    assert set(state._APPLY) == set(KINDS.values())
+    assert set(fold._APPLY) == set(KINDS.values())
 
 
 @settings(max_examples=150, deadline=None)

@@ -15,15 +15,12 @@ def test_each_kind_has_its_id() -> None:
     assert str(names.hub_id(WEST)) == "spiffe://west/trustfed/hub"
     assert str(names.cluster_id(WEST)) == "spiffe://west/trustfed/cluster"
     assert str(names.node_id(WEST, "node-1.rack-2")) == "spiffe://west/trustfed/node/node-1.rack-2"
-    assert str(names.group_id(WEST, "gpu")) == "spiffe://west/trustfed/group/gpu"
-    for identity in (names.hub_id(WEST), names.cluster_id(WEST), names.node_id(WEST, "a"), names.group_id(WEST, "a")):
+    for identity in (names.hub_id(WEST), names.cluster_id(WEST), names.node_id(WEST, "a")):
         assert identity.is_reserved
 
 
 def test_ids_are_read_back() -> None:
     assert names.node_name(names.node_id(WEST, "n1")) == "n1"
-    assert names.group_name(names.group_id(WEST, "g1")) == "g1"
-    assert names.is_hub(names.hub_id(WEST)) and not names.is_hub(names.cluster_id(WEST))
     assert names.is_cluster(names.cluster_id(WEST)) and not names.is_cluster(names.hub_id(WEST))
 
 

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from trustfed.errors import Denied, Invalid
 from trustfed.federation import dsse, names, roots
-from trustfed.federation.roots import RootSet, advance, assemble, key_id, pin
+from trustfed.federation.roots import RootSet, advance, assemble, key_id, listed, pin, pinned
 from trustfed.spiffe.ids import TrustDomain
 
 HUB = names.hub_id(TrustDomain("hub"))
@@ -181,6 +181,38 @@ def test_pin_wants_exactly_that_version_and_hash() -> None:
             pin(signed(V1, A), number, digest)
     with pytest.raises(Denied, match="signed by 0 of"):
         pin(signed(V1, B), 1, V1.hash)
+
+
+def test_a_servers_list_is_believed_from_the_pinned_version_on() -> None:
+    second, third = version(2, A, B), version(3, B)
+    documents = (signed(V1, A), signed(second, A, B), signed(third, A, B))
+    assert pinned(documents, 1, V1.hash, NOW) == pinned(documents, 3, third.hash, NOW) == third
+    # What is listed before the pinned version is only counted.
+    assert pinned((b"anything", *documents[1:]), 2, second.hash, NOW) == third
+    with pytest.raises(Denied, match="not the pinned"):
+        pinned(documents, 2, third.hash, NOW)
+    with pytest.raises(Denied, match="has 3 root set versions, the token pins version 4"):
+        pinned(documents, 4, third.hash, NOW)
+    with pytest.raises(Denied, match="signed by 0 of"):
+        pinned((*documents[:2], signed(third, A)), 2, second.hash, NOW)
+
+
+def test_the_list_of_documents_is_read_strictly() -> None:
+    assert listed(b'{"documents": ["a", "b"]}') == (b"a", b"b")
+    assert listed(b'{"documents": []}') == ()
+    for body in (
+        b"",
+        b"[]",
+        b"{}",
+        b'{"documents": "ab"}',
+        b'{"documents": [1]}',
+        b'{"documents": ["\\u00e9"]}',
+        b'{"documents": ["a"], "documents": ["b"]}',
+        b'{"documents": ' + b"[" * 100_000,
+        b" " * (roots.MAX_ANSWER + 1),
+    ):
+        with pytest.raises(Invalid):
+            listed(body)
 
 
 def test_unsigned_and_oversize() -> None:

@@ -11,10 +11,13 @@ from tests.fakes.journals import FaultyJournal
 from tests.unit.hub.hub_parts import ADMIN, DAY, HUB, HubParts, request_of, settle
 from tests.unit.hub.newcomer import Newcomer
 from trustfed.errors import Conflict, Denied, Invalid, NotFound, TrustfedError, Unavailable
+from trustfed.federation import envelope
 from trustfed.hub import domains, grants
+from trustfed.hub.events import EnvelopeAccepted, codec
 from trustfed.hub.rpc import Pace
 from trustfed.hub.signing import crls_due
 from trustfed.hub.state import HubState
+from trustfed.journal.events import MAX_EVENT_BYTES, Event, canonical
 from trustfed.journal.table import decode_state, encode_state
 from trustfed.spiffe.ids import TrustDomain
 
@@ -128,8 +131,14 @@ async def test_intermediates_of_one_domain_are_bounded_and_expired_ones_forgotte
 
 async def test_an_envelope_that_the_journal_could_not_hold_is_refused(hub: HubParts) -> None:
     await hub.enrolled("west")
-    with pytest.raises(Invalid, match="relays at most"):
-        await hub.operations.accept_envelope("west", b"x" * (domains.MAX_ENVELOPE + 1))
+    with pytest.raises(Invalid, match=f"more than the {envelope.MAX_BYTES}"):
+        await hub.operations.accept_envelope("west", b"x" * (envelope.MAX_BYTES + 1))
+
+
+def test_the_largest_envelope_fits_into_one_event() -> None:
+    kind, version, body = codec().encode(EnvelopeAccepted("w" * 255, 1, 1, bytes(envelope.MAX_BYTES)))
+    event = Event("i" * 128, "c" * 128, 1, "a" * 256, "o" * 256, "r" * 2048, kind, version, body)
+    assert len(canonical(event)) <= MAX_EVENT_BYTES
 
 
 async def test_a_cluster_that_publishes_too_fast_waits(hub: HubParts) -> None:

@@ -282,17 +282,17 @@ async def test_a_snapshot_spares_the_replay_and_gives_the_same_state() -> None:
 
 
 @pytest.mark.parametrize(
-    ("snapshot", "message"),
+    ("snapshot", "fields"),
     [
-        (Snapshot(2, 99, b'{"sum": 1000, "count": 2}'), "schema 99, this program has 1"),
-        (Snapshot(77, 1, b'{"sum": 1000, "count": 2}'), "position 77, which the journal lacks"),
-        (Snapshot(2, 1, b"{not json"), "DecodeError"),
-        (Snapshot(2, 1, b'{"sum": "x"}'), "ValidationError"),
+        (Snapshot(2, 99, b'{"sum": 1000, "count": 2}'), {"schema": 99, "ours": 1}),
+        (Snapshot(77, 1, b'{"sum": 1000, "count": 2}'), {"position": 77}),
+        (Snapshot(2, 1, b"{not json"), {"error": "DecodeError"}),
+        (Snapshot(2, 1, b'{"sum": "x"}'), {"error": "ValidationError"}),
     ],
     ids=["foreign-schema", "ahead-of-the-journal", "undecodable", "does-not-fit"],
 )
 async def test_an_unusable_snapshot_is_ignored_with_a_line_in_the_log(
-    snapshot: Snapshot, message: str, caplog: pytest.LogCaptureFixture
+    snapshot: Snapshot, fields: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     journal, snapshots = MemoryJournal(), MemorySnapshots()
     await journal.append(0, [by_other(1), by_other(2)])
@@ -300,7 +300,8 @@ async def test_an_unusable_snapshot_is_ignored_with_a_line_in_the_log(
     with caplog.at_level(logging.WARNING):
         async with running(journal, snapshots) as fold:
             assert (fold.state, fold.position) == (Total(3, 2), 2)
-    assert message in caplog.text
+    (record,) = caplog.records
+    assert record.message.startswith("snapshot ignored") and record.fields == fields  # type: ignore[attr-defined]
 
 
 class FullSnapshots(MemorySnapshots):
@@ -313,7 +314,8 @@ async def test_a_snapshot_that_cannot_be_saved_costs_a_log_line_only(caplog: pyt
         for number in range(5):
             await run(fold, f"c{number}", 1)
         assert fold.state == Total(5, 5)
-    assert "not saved: the disk is full" in caplog.text
+    assert "snapshot not saved" in caplog.text
+    assert caplog.records[0].fields == {"position": 2, "error": "the disk is full"}  # type: ignore[attr-defined]
 
 
 async def test_a_journal_of_a_newer_program_is_refused_at_start() -> None:

@@ -24,7 +24,7 @@ REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "key-stores.md"
     ("config", "words"),
     [
         (lambda: KeysConfig(store="pkcs12"), "store = 'pkcs12' is unknown"),
-        (lambda: KeysConfig(), "has no directory"),
+        (KeysConfig, "has no directory"),
         (lambda: KeysConfig(directory=Path("d"), workers=-1), "workers = -1 is out of bounds"),
         (lambda: KeysConfig(directory=Path("d"), workers=65), "workers = 65 is out of bounds"),
         (lambda: KeysConfig(directory=Path("d"), machine_key_file=Path("m"), passphrase_file=Path("p")), "names both"),

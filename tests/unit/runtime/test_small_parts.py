@@ -1,11 +1,13 @@
-"""Addresses, timestamps, nonces, waiting."""
+"""Timestamps, nonces, waiting, the version."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import os
+import tomllib
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,44 +16,12 @@ from hypothesis import strategies as st
 from tests.fakes.clocks import ManualClock
 from trustfed.errors import Denied, Invalid, Unavailable
 from trustfed.runtime import nonces as nonces_module
-from trustfed.runtime.addresses import split, split_url
 from trustfed.runtime.nonces import LIFE_MS, Nonces
 from trustfed.runtime.timestamps import from_ms, to_ms
-from trustfed.runtime.waiting import news_or_time
+from trustfed.runtime.version import VERSION
+from trustfed.runtime.waiting import news_or_time, together
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:8443", ("::1", 8443)), ("hub.example:0", ("hub.example", 0))],
-)
-def test_addresses(address: str, expected: tuple[str, int]) -> None:
-    assert split(address) == expected
-
-
-@pytest.mark.parametrize("bad", ["", "host", ":80", "host:", "host:-1", "host:65536", "::1:80", "[::1:80", "h:٣"])
-def test_what_is_no_address(bad: str) -> None:
-    with pytest.raises(Invalid, match="HOST:PORT"):
-        split(bad)
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("https://h:1/", ("h", 1)),
-        ("https://h", ("h", 443)),
-        ("https://[::1]", ("::1", 443)),
-        ("https://[::1]:7", ("::1", 7)),
-    ],
-)
-def test_urls(url: str, expected: tuple[str, int]) -> None:
-    assert split_url(url) == expected
-
-
-def test_only_https() -> None:
-    with pytest.raises(Invalid):
-        split_url("http://h:1")
 
 
 @given(st.integers(0, 253_402_300_799_000))
@@ -117,3 +87,48 @@ async def test_news_come_before_time_and_time_before_no_news() -> None:
     assert not waiting.done()
     await clock.advance(61)
     await asyncio.wait_for(waiting, 1)
+
+
+async def test_together_until_stop_or_the_first_end() -> None:
+    ended: list[str] = []
+
+    async def job(name: str, fault: Exception | None = None) -> None:
+        try:
+            if fault:
+                raise fault
+            await asyncio.Event().wait()
+        finally:
+            ended.append(name)
+
+    stop = asyncio.Event()
+    running = asyncio.create_task(together([job("a"), job("b")], stop))
+    await asyncio.sleep(0.01)
+    assert not running.done()
+    stop.set()
+    await asyncio.wait_for(running, 1)
+    assert ended == ["a", "b"]
+    with pytest.raises(Unavailable, match="worst"):
+        await together([job("c"), job("d", Unavailable("the worst"))], asyncio.Event())
+    assert sorted(ended) == ["a", "b", "c", "d"]
+
+
+async def test_together_cancelled_leaves_no_job_behind() -> None:
+    ended = asyncio.Event()
+
+    async def job() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    running = asyncio.create_task(together([job()], asyncio.Event()))
+    await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended.is_set()
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    with (Path(__file__).parents[3] / "pyproject.toml").open("rb") as file:
+        assert tomllib.load(file)["project"]["version"] == VERSION

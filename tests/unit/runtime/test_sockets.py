@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trustfed.errors import Conflict, Invalid, NotFound, TrustfedError
-from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix, parse_address, peer_of
+from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix, parse_address, parse_url, peer_of
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
@@ -88,7 +88,20 @@ def test_tcp() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "127.0.0.1", ":80", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "http://x:1", "a b:1", "x:1\n", "::1:80"],
+    [
+        "",
+        "127.0.0.1",
+        ":80",
+        "127.0.0.1:",
+        "127.0.0.1:65536",
+        "127.0.0.1:-1",
+        "http://x:1",
+        "a b:1",
+        "x:1\n",
+        "::1:80",
+        "[::1:80",
+        "h:٣",
+    ],
 )
 def test_bad_addresses(address: str) -> None:
     with pytest.raises(Invalid, match="not HOST:PORT"):
@@ -99,3 +112,21 @@ def test_addresses() -> None:
     assert parse_address("[::1]:8443") == ("::1", 8443) and parse_address("localhost:1") == ("localhost", 1)
     with pytest.raises(TrustfedError):
         listen_tcp("192.0.2.1:0")  # a documentation address: not ours
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://h:1/", ("h", 1)),
+        ("https://h", ("h", 443)),
+        ("https://[::1]", ("::1", 443)),
+        ("https://[::1]:7", ("::1", 7)),
+    ],
+)
+def test_urls(url: str, expected: tuple[str, int]) -> None:
+    assert parse_url(url) == expected
+
+
+def test_only_https() -> None:
+    with pytest.raises(Invalid):
+        parse_url("http://h:1")

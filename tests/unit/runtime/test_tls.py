@@ -30,7 +30,7 @@ WEST, EAST = TrustDomain("west"), TrustDomain("east")
 
 @dataclass(frozen=True)
 class Authority:
-    """One authority as design §3 has it: one key and subject, a self-signed twin, a root-signed intermediate."""
+    """One authority as docs/concepts.md has it: one key and subject, a self-signed twin, a root-signed intermediate."""
 
     domain: TrustDomain
     key: ec.EllipticCurvePrivateKey

@@ -1,4 +1,8 @@
-"""The attestor port: how a machine proves that it may be a node, and which one. One file per way; `ATTESTORS` lists them."""
+"""The attestor port: how a machine proves that it may be a node, and which one. One file per way, each registered in open.py.
+
+`Admission` is a proposal: trustfed.cluster.nodes.attest decides, and refuses a name that is banned or that another
+attestor admitted.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,9 @@ class NodeAttestor(Protocol):
     async def verify(self, payload: str, key_hash: str) -> str:
         """Check the machine's proof with whoever can judge it, outside of any decision; gives the evidence.
 
-        `key_hash` is the key that the proof must be bound to. Raises Invalid or Denied, or Unavailable if the judge is away.
+        The evidence names what was shown (the hash of a token, the id of an instance and the name it proves) and is all
+        that `admit` is given of it; it is journalled, so it is short text and no secret. `key_hash` is
+        the key that the proof must be bound to. Raises Invalid or Denied, or Unavailable if the judge is away.
         """
         ...
 
