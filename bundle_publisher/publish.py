@@ -139,6 +139,6 @@ class Publisher:
         self._status[name] = replace(known, attempts=known.attempts + 1, error=message)
         if message != known.error:  # said once, not at every try
             if isinstance(error, TrustfedError):
-                self._log.warning("not published", document=name, reason=message)
+                self._log.warning("not published", document=name, error=message)
             else:
                 self._log.exception("not published", error, document=name)

@@ -73,10 +73,10 @@ class Connection(asyncio.Protocol, Readable):
             self._uid, self._user = uid, user
             self._peer = self._accept(lent)
         except (TrustfedError, OSError) as error:
-            status.LOGGER.info("connection refused: %s", error)
+            status.LOG.info("connection refused", error=str(error))
             return self._abort()
-        except Exception:
-            status.LOGGER.exception("connection refused: its peer could not be told")
+        except Exception as error:
+            status.LOG.exception("connection refused: its peer could not be told", error)
             return self._abort()
         finally:
             lent.detach()
@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol, Readable):
                 self._reading = False
                 self._transport.pause_reading()
         if self._inbox and not self._closed and not self._hold(self._kept()):
-            status.LOGGER.info("connection of uid %s closed: too much to be worked off", self._uid)
+            status.LOG.info("connection closed", uid=self._uid, why="too much to be worked off")
             self._abort()
 
     def pause_writing(self) -> None:
@@ -159,8 +159,8 @@ class Connection(asyncio.Protocol, Readable):
                 raise self._session.calm("too much unfinished")
         except (ProtocolError, Over) as error:  # GOAWAY with the reason is ready to be sent
             self._close(str(error))
-        except Exception:  # a fault of ours or of a library: this connection ends, the server goes on
-            status.LOGGER.exception("connection closed: its input could not be handled")
+        except Exception as error:  # a fault of ours or of a library: this connection ends, the server goes on
+            status.LOG.exception("connection closed: its input could not be handled", error)
             self._abort()
         finally:
             self._working = False
@@ -219,7 +219,7 @@ class Connection(asyncio.Protocol, Readable):
         if self._closed:
             return
         if why:
-            status.LOGGER.info("connection of uid %s closed: %s", self._uid, why)
+            status.LOG.info("connection closed", uid=self._uid, why=why)
         if self._session is not None:
             if data := self._session.http2.data_to_send():
                 self._transport.write(data)

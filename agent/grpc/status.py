@@ -5,12 +5,12 @@ Source: the gRPC core concepts (status codes) and "gRPC over HTTP/2" (percent-en
 
 from __future__ import annotations
 
-import logging
 from enum import IntEnum
 
+from trustfed.runtime import logs
 from trustfed.runtime.errors import answer
 
-LOGGER = logging.getLogger("trustfed.agent.grpc")
+LOG = logs.get("agent.grpc")
 MESSAGE_LIMIT = 1024
 """Bytes of `grpc-message` before encoding: the header list of most clients is bounded at 8 KiB."""
 

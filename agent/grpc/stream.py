@@ -315,8 +315,8 @@ class Stream:
             release, self._release = self._release, None
             try:
                 release()
-            except Exception:
-                status.LOGGER.exception("a handler of %s failed to end", self._call.path)
+            except Exception as error:
+                status.LOG.exception("a handler failed to end", error, path=self._call.path)
         task = self._task
         if task is not None and not task.done() and task is not asyncio.current_task(self.session.loop):
             task.cancel()

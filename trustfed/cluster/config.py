@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
 from ca.keys.open import KeysConfig
 from ca.profiles import JWT_MAX_LIFETIME, NODE_SVID, SYSTEM_SVID, TWIN, X509_SVID
 from trustfed.errors import Invalid
 from trustfed.runtime.config import SecretFile
+from trustfed.runtime.logs import LogConfig
 from trustfed.runtime.sockets import parse_address
 
 _SECOND = timedelta(seconds=1)
@@ -89,11 +89,6 @@ class Policy:
     def longest_leaf(self) -> timedelta:
         """The longest life of anything an authority signs."""
         return max(self.svid_ttl_max, self.jwt_ttl_max, self.node_ttl)
-
-
-@dataclass(frozen=True)
-class LogConfig:
-    level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 @dataclass(frozen=True)
