@@ -11,7 +11,7 @@ from ca.profiles import JWT_MAX_LIFETIME, NODE_SVID, SYSTEM_SVID, TWIN, X509_SVI
 from trustfed.errors import Invalid
 from trustfed.runtime.config import SecretFile
 from trustfed.runtime.logs import LogConfig
-from trustfed.runtime.sockets import parse_address
+from trustfed.runtime.sockets import check_addresses, check_path, parse_address
 
 _SECOND = timedelta(seconds=1)
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - the addresses that need another one beside them
@@ -25,6 +25,7 @@ class Door:
     advertise: str = ""
 
     def __post_init__(self) -> None:
+        check_addresses(self.listen, self.advertise)
         if not self.advertise and parse_address(self.listen)[0] in _EVERYWHERE:
             raise Invalid(
                 f"listen = {self.listen!r} is no address that others can dial",
@@ -39,6 +40,9 @@ class WebDoor:
     listen: str
     certificate_file: Path
     key_file: SecretFile
+
+    def __post_init__(self) -> None:
+        check_addresses(self.listen)
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,8 @@ class ClusterConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        if self.health:
-            parse_address(self.health)
+        check_addresses(self.health)
+        check_path(self.admin_path)
 
     @property
     def store_directory(self) -> Path:

@@ -13,7 +13,7 @@ from trustfed.errors import Invalid
 from trustfed.hub.domains import check_suffixes
 from trustfed.runtime.config import SecretFile
 from trustfed.runtime.logs import LogConfig
-from trustfed.runtime.sockets import parse_address
+from trustfed.runtime.sockets import check_addresses, check_path
 from trustfed.spiffe.ids import TrustDomain
 
 
@@ -24,6 +24,9 @@ class GrpcConfig:
     listen: str = "127.0.0.1:8443"
     advertise: str = ""
 
+    def __post_init__(self) -> None:
+        check_addresses(self.listen, self.advertise)
+
 
 @dataclass(frozen=True)
 class HttpsConfig:
@@ -31,6 +34,9 @@ class HttpsConfig:
 
     listen: str = "127.0.0.1:9443"
     advertise: str = ""
+
+    def __post_init__(self) -> None:
+        check_addresses(self.listen, self.advertise)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,9 @@ class WebConfig:
     listen: str
     certificate_file: Path
     key_file: SecretFile
+
+    def __post_init__(self) -> None:
+        check_addresses(self.listen)
 
 
 @dataclass(frozen=True)
@@ -94,8 +103,8 @@ class HubConfig:
         if not self.dns_names:
             raise Invalid("dns_names is empty: clients that check host names could not reach the hub")
         check_suffixes(self.dns_names)
-        if self.health:
-            parse_address(self.health)
+        check_addresses(self.health)
+        check_path(self.admin_path)
         if len(self.trust_domain.name) > 40:
             raise Invalid(f"trust_domain {self.trust_domain} is too long for the roots' names", hint="40 at most")
 

@@ -28,14 +28,19 @@ class Peer:
     gid: int
 
 
+def check_path(path: Path) -> None:
+    """Raise Invalid when `path` is too long for a Unix socket."""
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise Invalid(f"socket path {path} is longer than {MAX_PATH} bytes", hint="choose a folder with a shorter path")
+
+
 def listen_unix(path: Path, mode: int = 0o600, backlog: int = 128) -> socket.socket:
     """A listening, non-blocking stream socket at `path`. A stale socket there is replaced.
 
     Raises Conflict when a process answers there or something else is there, Invalid for a path over 107 bytes,
     NotFound, Denied, Unavailable.
     """
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise Invalid(f"socket path {path} is longer than {MAX_PATH} bytes", hint="choose a folder with a shorter path")
+    check_path(path)
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -76,6 +81,13 @@ def listen_tcp(address: str, backlog: int = 128) -> socket.socket:
         listener.close()
         raise _refusal(error, address) from error
     return listener
+
+
+def check_addresses(*addresses: str) -> None:
+    """Raise Invalid for the first that is neither HOST:PORT nor empty: configuration is checked before anything starts."""
+    for address in addresses:
+        if address:
+            parse_address(address)
 
 
 def parse_address(address: str) -> tuple[str, int]:

@@ -9,7 +9,9 @@ from typing import Literal
 
 import pytest
 
+from trustfed.cluster.config import ClusterConfig
 from trustfed.errors import Invalid, NotFound
+from trustfed.hub.config import HubConfig
 from trustfed.runtime.config import SecretFile, duration, load
 from trustfed.spiffe.ids import TrustDomain
 
@@ -221,3 +223,19 @@ def test_durations(text: str, seconds: float) -> None:
 def test_not_durations(text: str) -> None:
     with pytest.raises(Invalid, match="not a duration"):
         duration(text)
+
+
+def test_addresses_and_socket_paths_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    hub = 'trust_domain = "hub.example"\ndata_dir = "hub"\ndns_names = ["localhost"]\n'
+    cluster = 'data_dir = "c"\n[grpc]\nlisten = "127.0.0.1:1"\n[bundle_spiffe]\nlisten = "127.0.0.1:2"\n'
+    long = "x" * 120
+    for cls, text, words in (
+        (HubConfig, hub + '[grpc]\nlisten = "127.0.0.1:99999"\n', "not HOST:PORT"),
+        (HubConfig, f'admin_socket = "{long}"\n{hub}', "longer than 107 bytes"),
+        (ClusterConfig, cluster.replace("127.0.0.1:2", "nowhere"), "not HOST:PORT"),
+        (ClusterConfig, f'admin_socket = "{long}"\n{cluster}', "longer than 107 bytes"),
+    ):
+        file = tmp_path / "c.toml"
+        file.write_text(text)
+        with pytest.raises(Invalid, match=words):
+            load(file, cls)
