@@ -11,6 +11,8 @@ from trustfed.spiffe.ids import SpiffeId, TrustDomain, shown
 
 MAX_SELECTORS = 64
 MAX_SELECTOR = 2048
+_COSTLY = frozenset({"unix:sha256"})
+"""Kinds that are found out last, and only for a process that has all else of some entry: a file must be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,22 @@ class Entries:
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self._by_selector: dict[str, list[Entry]] = {}
         kinds: set[str] = set()
+        behind: set[frozenset[str]] = set()
         for entry in sorted(entries, key=_order):
             kinds.update(map(kind, entry.selectors))
+            others = frozenset(selector for selector in entry.selectors if kind(selector) not in _COSTLY)
+            if others != entry.selectors:
+                behind.add(others)
             self._by_selector.setdefault(_rarest(entry.selectors), []).append(entry)
         self.kinds = frozenset(kinds)
         """The kinds of selectors that occur at all: nothing else needs to be found out about a process."""
+        self.cheap = self.kinds - _COSTLY
+        """Those of them that are found out first."""
+        self._behind = tuple(behind)
+
+    def costly_counts(self, selectors: frozenset[str]) -> bool:
+        """Whether a process with these cheap selectors may have an entry that asks for a costly one."""
+        return any(others <= selectors for others in self._behind)
 
     def match(self, selectors: frozenset[str]) -> tuple[str, ...]:
         """The ids of the entries whose selectors are all among `selectors`, the oldest entry first."""

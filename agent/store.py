@@ -75,6 +75,15 @@ class Store:
         """The kinds of selectors that some entry has."""
         return self._matching.kinds
 
+    @property
+    def cheap_kinds(self) -> frozenset[str]:
+        """Those of `kinds` that are found out first."""
+        return self._matching.cheap
+
+    def costly_counts(self, selectors: frozenset[str]) -> bool:
+        """Whether the other kinds can matter to a process with these selectors."""
+        return self._matching.costly_counts(selectors)
+
     def match(self, selectors: frozenset[str]) -> tuple[str, ...]:
         """The ids of the entries that a process with these selectors has, oldest first."""
         return self._matching.match(selectors)

@@ -157,7 +157,10 @@ async def test_a_ban_ends_the_stream_with_its_message(cluster: Cluster) -> None:
         await node.issue("web")
     with pytest.raises(Denied, match="banned"):
         async with node.stream() as stream:
-            await stream.next()
+            await stream.until("hello")
+            bans = await stream.until("bans")
+            assert (bans.banned, bans.reason) == (True, "stolen disk")
+            await stream.end()
     with pytest.raises(Denied, match="banned"):
         await node.call("RenewNode", pb.RenewNodeRequest(public_key=slot("x").public_key), pb.RenewNodeResponse)
 

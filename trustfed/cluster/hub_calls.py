@@ -71,7 +71,8 @@ class HubCalls:
         self._from_hub.forgotten.discard(grant.id)
 
         def decide(state: ClusterState) -> list[TypedEvent]:
-            now = state.grants.get(grant.id)  # another decision may have been made meanwhile: that one is yet to be told
+            # Another decision may have been made meanwhile: that one is yet to be told.
+            now = state.grants.get(grant.id)
             return [] if now is None or now.confirmed or now.state != grant.state else [e.GrantConfirmed(grant.id, 0)]
 
         await self._fold.execute(

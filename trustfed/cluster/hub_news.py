@@ -193,7 +193,7 @@ class HubNews:
                     f"root set {reached.version} is beyond {MAX_ROOT_SETS} sets or {MAX_ROOT_BYTES} bytes in all",
                     hint="this hub is not to be believed: look at it",
                 )
-            if taken and free_at + (min(count, ROOT_BURST) - 1) * ROOT_PACE > now:
+            if taken and free_at + min(count, ROOT_BURST) * ROOT_PACE > now:
                 raise Denied(f"root set {reached.version} came too soon after others", hint=f"one in {ROOT_PACE}")
             return [e.RootsAdvanced(tuple(taken))] if count else []
 

@@ -50,7 +50,7 @@ async def test_a_workload_of_the_domain_at_the_address_gets_no_token(tmp_path: P
         FakeCluster() as cluster,
         in_between(cluster, id_="spiffe://east.test/web", authority="own") as door,
     ):
-        with pytest.raises(Denied, match="spiffe://east.test/web"):
+        with pytest.raises(Denied, match=r"spiffe://east\.test/web"):
             await enrol(cluster, tmp_path / "data", door)
         assert door.log == ["GET /envelope"]
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import mmap
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -21,8 +22,12 @@ from typing import Any, cast
 import pytest
 
 from agent.attestors.unix import UnixAttestor
+from agent.identification import Identification
+from agent.matching import Entry
 from agent.peer import Caller
+from agent.store import Store
 from trustfed.errors import Denied
+from trustfed.spiffe.ids import SpiffeId, TrustDomain
 
 ALL = frozenset(
     f"unix:{name}"
@@ -153,6 +158,24 @@ async def test_descriptors_are_given_back(tmp_path: Path) -> None:
     assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before and not caller.alive()
 
 
+async def test_only_a_caller_that_has_all_else_of_an_entry_is_hashed(tmp_path: Path) -> None:
+    store = Store(TrustDomain("east.test"), lambda call: call())
+    identification = Identification(store, [UnixAttestor(lambda: 0.0, 1 << 28)])
+    with connected(tmp_path) as (caller, child):
+        executable = selector_of(Path(f"/proc/{child.pid}/exe"))
+
+        def entry(id_: str, *selectors: str) -> Entry:
+            return Entry(id_, SpiffeId.parse(f"spiffe://east.test/{id_}"), frozenset(selectors))
+
+        me, other = f"unix:uid:{os.getuid()}", f"unix:uid:{os.getuid() + 1}"
+        store.put_entries([entry("plain", me), entry("other", other, executable)])
+        assert identification.now(caller) == ("plain",) and not caller.facts
+        store.put_entries([entry("hashed", me, "unix:user:" + pwd.getpwuid(os.getuid()).pw_name, executable)])
+        assert identification.now(caller) is None
+        assert await identification.wait(caller) == ("hashed", "plain")
+        assert caller.facts["unix:sha256"] == {executable}
+
+
 WANTED, OTHER = Path("/bin/cat"), Path("/bin/tee")  # both wait for their input
 
 
@@ -213,7 +236,8 @@ async def test_executable_rewritten_through_a_mapping_that_changes_no_time_is_ha
         os.chown(program, 12345, 12345)
         wanted = await hash_of(program, attestor)
         with program.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
-            assert len(mapping[:]) == len(other)  # read first: the pages are there, and are then written without a fault
+            # Read first: the pages are there, and are then written without a fault.
+            assert len(mapping[:]) == len(other)
             mapping[:] = other
         assert await hash_of(program, attestor) == selector_of(program) != wanted
     finally:

@@ -7,14 +7,19 @@ import base64
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.lifecycle import Kind, Status
-from tests.unit.cluster.cluster_parts import HOUR, ClusterParts, NodeKey
+from tests.unit.cluster.cluster_parts import HOUR, TD, ClusterParts, NodeKey
 from trustfed.cluster import authority_commands as commands
 from trustfed.cluster import nodes
+from trustfed.cluster.rpc import NodeRpc
 from trustfed.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from trustfed.federation.enrolment import text
+from trustfed.spiffe.bundle import Bundle
+from trustfed.spiffe.ids import TrustDomain
 
 
 async def test_the_same_key_gets_the_same_answer_and_no_other_key_gets_any(parts: ClusterParts) -> None:
@@ -153,6 +158,58 @@ async def test_a_nonce_is_spent_once_and_only_by_a_nodes_key(parts: ClusterParts
         await parts.admission.renew(key.renewal(late, NodeKey()))
     with pytest.raises(Denied, match="nonce"):
         await parts.admission.renew(key.renewal("bm9uY2U=", NodeKey()))
+
+
+async def test_one_node_cannot_spend_the_nonces_of_all(parts: ClusterParts) -> None:
+    _, greedy = await parts.node("n1")
+    _, other = await parts.node("n2")
+    for _ in range(10):
+        await parts.admission.renew(greedy.renewal(nonce(parts), NodeKey()))
+    kept = nonce(parts)
+    with pytest.raises(Unavailable, match="10 times"):
+        await parts.admission.renew(greedy.renewal(kept, NodeKey()))
+    await parts.admission.renew(other.renewal(nonce(parts), NodeKey()))
+    parts.clock.move(60)
+    await parts.admission.renew(greedy.renewal(kept, NodeKey()))  # what was refused spent nothing
+
+
+async def test_no_call_serves_an_svid_of_before_the_last_attestation(parts: ClusterParts) -> None:
+    _, old = await parts.node()
+    parts.clock.move(60)
+    _, new = await parts.node()
+    rpc = NodeRpc.__new__(NodeRpc)
+    rpc._fold, rpc._clock, rpc._verified = parts.fold, parts.clock, {}
+    rpc._inflight = {}
+    (authority,) = [a for a in parts.all() if a.kind is Kind.X509]
+    rpc._bundle = lambda: bundle
+    bundle = Bundle(TrustDomain(TD), (authority.twin,))
+    with pytest.raises(Denied, match="attested again"):
+        rpc._caller(Connection(old.leaf))
+    svid, node = rpc._caller(Connection(new.leaf))
+    renewed = NodeKey()
+    renewed.answer = await parts.admission.renew(new.renewal(nonce(parts), renewed))
+    assert rpc._caller(Connection(renewed.leaf))[1] == node
+
+    async def slow() -> str:
+        parts.clock.move(60)
+        await parts.node()
+        return "signed meanwhile"
+
+    with pytest.raises(Denied, match="attested again"):
+        await rpc._one_of_few(svid, node, slow())
+
+
+class Connection:
+    """What grpcio tells of a connection with this client certificate."""
+
+    def __init__(self, leaf: bytes) -> None:
+        self._pem = x509.load_der_x509_certificate(leaf).public_bytes(Encoding.PEM)
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {"x509_pem_cert": [self._pem]}
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
 
 
 async def test_a_leaf_of_before_the_last_attestation(parts: ClusterParts) -> None:

@@ -6,17 +6,24 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from ca import lifecycle
+from ca.issuance import LeafRequest
 from ca.lifecycle import Consumer, Kind, Level, Status
+from ca.profiles import SYSTEM_SVID
 from tests.fakes.journals import FaultyJournal
 from tests.unit.cluster.cluster_parts import HOUR, MINUTE, TD, ClusterParts, csr_of, spki
 from trustfed.cluster import authority_commands as commands
 from trustfed.cluster import events as e
 from trustfed.cluster.grants import held_envelope
+from trustfed.cluster.state import newest_roots
 from trustfed.errors import Conflict, Invalid, NotFound, Unavailable
 from trustfed.federation.envelope import MAX_NUMBER
+from trustfed.federation.names import cluster_id
 from trustfed.journal.events import Event
 from trustfed.proto import node_pb2 as pb
+from trustfed.spiffe.ids import TrustDomain
 
 HALF = timedelta(hours=36)
 
@@ -237,8 +244,6 @@ async def test_intermediates_that_would_end_issuance_are_refused(parts: ClusterP
     prepared = parts.one(Kind.X509, Status.PREPARED)
     csr = await csr_of(parts, prepared)
     other = parts.one(Kind.X509, Status.ACTIVE)
-    from trustfed.cluster.state import newest_roots
-
     own = newest_roots(parts.state)
     stranger = await ClusterParts.make(enrolled=False)
     good = await parts.hub.intermediate(TD, prepared.id, csr)
@@ -256,6 +261,48 @@ async def test_intermediates_that_would_end_issuance_are_refused(parts: ClusterP
     await parts.authorities.adopt_intermediate(prepared.id, good, own)
     assert parts.state.authorities[prepared.id].intermediate == good
     await stranger.close()
+
+
+async def test_a_short_intermediate_moves_no_moment_of_its_authority(parts: ClusterParts) -> None:
+    await parts.round(holds(parts), at=timedelta(0))
+    await parts.decide(lambda s: commands.replace_authority(s, "x509"))
+    await parts.round(behind(parts))
+    prepared = parts.one(Kind.X509, Status.PREPARED)
+    policy = parts.authorities.lifecycle_policy()
+    before, until = lifecycle.last_safe_moment(prepared, policy), timedelta(hours=24, minutes=11)
+    short = await parts.hub.intermediate(TD, prepared.id, await csr_of(parts, prepared), ttl=until)
+    await parts.authorities.adopt_intermediate(prepared.id, short, newest_roots(parts.state))
+    held = parts.state.authorities[prepared.id]
+    assert (held.not_after, lifecycle.last_safe_moment(held, policy)) == (prepared.not_after, before)
+    assert held.intermediate_not_after is not None
+    assert held.intermediate_not_after < held.not_after
+    enough = parts.policy.longest_leaf + parts.policy.safety_margin
+    assert not commands.wants_root(held, parts.now, enough)
+    await parts.round(holds(parts))
+    parts.clock.move(23.5 * 3600)
+    assert commands.wants_root(parts.state.authorities[prepared.id], parts.now, enough)
+    # Longer than the root's chain holds: without it, rather than shorter.
+    request = LeafRequest(
+        cluster_id(TrustDomain(TD)), spki(ec.generate_private_key(ec.SECP256R1())), 3600, profile=SYSTEM_SVID
+    )
+    issued, _ = await parts.issuance.own(request)
+    assert len(issued.chain) == 1
+    assert issued.not_after == parts.now + HOUR
+    longer = await parts.hub.intermediate(TD, prepared.id, await csr_of(parts, prepared), ttl=timedelta(days=9))
+    await parts.authorities.adopt_intermediate(prepared.id, longer, newest_roots(parts.state))
+    issued, _ = await parts.issuance.own(request)
+    assert len(issued.chain) == 2
+    await parts.authorities.adopt_intermediate(prepared.id, longer, newest_roots(parts.state))
+    assert parts.state.authorities[prepared.id].intermediate == longer
+
+
+async def test_an_activation_names_a_hundred_and_counts_the_rest(parts: ClusterParts) -> None:
+    await parts.decide(lambda s: commands.replace_authority(s, "jwt"))
+    await parts.round(behind(parts))
+    prepared, names = parts.one(Kind.JWT, Status.PREPARED), tuple(f"cluster c{n}" for n in range(300))
+    (event,) = commands.activate(parts.state, prepared.id, lambda a: parts.now, "now", parts.now, names)
+    assert isinstance(event, e.AuthorityActivated)
+    assert (len(event.missing), event.missing_count) == (100, 300)
 
 
 async def test_a_new_epoch_is_above_all_that_was_reported(parts: ClusterParts) -> None:
@@ -299,8 +346,6 @@ async def test_commands_on_authorities_that_are_not_there(parts: ClusterParts, c
 
 
 async def _issue(parts: ClusterParts, entry: str) -> pb.IssueX509Response:
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     slot = pb.X509Slot(entry_id=entry, slot="x509", public_key=spki(ec.generate_private_key(ec.SECP256R1())))
     answer = await parts.issuance.x509(parts.state.nodes["n1"], pb.IssueX509Request(slots=[slot]))
     assert not answer.results[0].error, answer

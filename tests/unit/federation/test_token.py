@@ -9,9 +9,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from trustfed.errors import Invalid
 from trustfed.federation import names
+from trustfed.federation.envelope import PublicationKey
 from trustfed.federation.token import EnrolmentToken, secret_hash
 from trustfed.spiffe.ids import TrustDomain
 
@@ -50,6 +52,17 @@ def test_round_trip() -> None:
     node = replace(TOKEN, kind="node", newcomer="node-1", address="https://[::1]")
     assert EnrolmentToken.decode(node.encode(), "node") == node
     assert (node.host, node.port) == ("::1", 443)
+    pinned = PublicationKey.of(ec.generate_private_key(ec.SECP256R1()).public_key())
+    node = replace(node, publication_key=base64.b64encode(pinned.spki).decode())
+    assert EnrolmentToken.decode(node.encode(), "node").pinned() == pinned
+
+
+@pytest.mark.parametrize("key", ["AAAA", "no base64", "é"])
+def test_a_publication_key_that_is_none_is_refused(key: str) -> None:
+    with pytest.raises(Invalid, match="publication_key"):
+        replace(TOKEN, publication_key=key)
+    with pytest.raises(Invalid, match="publication_key"):
+        TOKEN.pinned()
 
 
 def test_cut_at_every_character() -> None:
@@ -126,7 +139,9 @@ def test_content_out_of_bounds(change: dict[str, object]) -> None:
         EnrolmentToken.decode(forge(change), "cluster")
 
 
-@pytest.mark.parametrize("member", ["address", "name", "server_id", "newcomer", "root_hash", "secret", "expires_at"])
+@pytest.mark.parametrize(
+    "member", ["address", "name", "server_id", "newcomer", "root_hash", "secret", "expires_at", "publication_key"]
+)
 def test_missing_member(member: str) -> None:
     with pytest.raises(Invalid, match="exactly the members"):
         EnrolmentToken.decode(forge({}, drop=member), "cluster")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from typing import Any
 
 import httpx
 
@@ -23,6 +25,26 @@ async def test_an_envelope_that_continues_is_taken_once(hub: HubParts) -> None:
             answer = await client.post("/v1/envelopes/west", content=following)
             assert answer.status_code == 200, answer.text
     assert hub.state.domains["west"].envelope == following
+
+
+async def test_what_is_refused_takes_no_writers_turn(hub: HubParts) -> None:
+    west = await hub.enrolled("west")
+    junk = (await west.envelope())[:-20]
+    turns = 0
+    operations = hub.parts().operations
+    execute = operations._fold.execute
+
+    async def counted(*given: Any, **named: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        return await execute(*given, **named)
+
+    operations._fold.execute = counted  # type: ignore[method-assign]
+    async with door(hub) as client:
+        posts = [client.post("/v1/envelopes/west", content=junk) for _ in range(200)]
+        answers = {answer.status_code for answer in await asyncio.gather(*posts)}
+    assert answers <= {400, 503}
+    assert turns == 0
 
 
 async def test_older_foreign_and_forged_envelopes_are_refused(hub: HubParts) -> None:
