@@ -301,7 +301,7 @@ async def test_a_domain_whose_own_bundle_drops_its_authority_loses_its_stream(hu
 
 async def test_a_stream_ends_with_the_svid_that_opened_it(hub: HubProcess) -> None:
     cluster = await Cluster.enrolled(hub, "short")
-    async with cluster.stream(await cluster.domain.svid(ttl=1)) as stream:
+    async with cluster.stream(await cluster.domain.svid(ttl=4)) as stream:
         await stream.until("snapshot_end")
         code, details = await stream.refused()
         assert code is grpc.StatusCode.UNAUTHENTICATED and "expired" in details

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -134,6 +135,14 @@ async def serving(directory: Path, limits: Limits | None = None) -> AsyncIterato
         await server.close(0.1)
 
 
+def _connected(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(10)
+    connection.connect(str(path))
+    connection.setblocking(False)
+    return connection
+
+
 class RawClient:
     """One connection: `http2` makes frames, `write` sends them, `until` reads events until one fits."""
 
@@ -153,7 +162,9 @@ class RawClient:
 
     @classmethod
     async def connect(cls, path: Path) -> RawClient:
-        return cls(*await asyncio.open_unix_connection(str(path)))
+        # Blocking: where the backlog is full, asyncio takes "try again" for "in progress" and ends up not connected.
+        connection = await asyncio.to_thread(_connected, path)
+        return cls(*await asyncio.open_unix_connection(sock=connection))
 
     def flush(self) -> None:
         self.writer.write(self.http2.data_to_send())
