@@ -1,7 +1,7 @@
 # trustfed: every command a newcomer or CI needs. `make run` and `make test` work in a fresh clone.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS ?= 4
+WORKERS ?= 3
 
 .PHONY: help run test lint interop bench venv lock proto clean
 .DEFAULT_GOAL := help

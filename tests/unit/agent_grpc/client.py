@@ -137,7 +137,8 @@ async def serving(directory: Path, limits: Limits | None = None) -> AsyncIterato
 
 def _connected(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(10)
+    # Not settimeout: that makes it non-blocking, and a full backlog is then refused instead of waited for.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 10, 0))
     connection.connect(str(path))
     connection.setblocking(False)
     return connection
