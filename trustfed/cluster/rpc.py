@@ -27,14 +27,13 @@ from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.grpc_server import answering, peer_certificate
 from trustfed.runtime.timestamps import to_ms
+from trustfed.runtime.version import PROTOCOL, SOFTWARE
 from trustfed.spiffe.bundle import Bundle
 from trustfed.spiffe.verify import verify_x509_svid
 from trustfed.spiffe.x509svid import X509Svid
 
 log = logs.get("cluster.rpc")
 
-PROTOCOL = 1
-SOFTWARE = "trustfed/0.1"
 SERVICE = "trustfed.node.v1.Node"
 _MAX_LEVELS = 10_000
 _MAX_INFLIGHT = 4
