@@ -38,7 +38,7 @@ bench: venv  ## the table of speed and memory; with TRUSTFED_SPIRE_SERVER and _A
 	@$(BIN)/python -m bench
 
 lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv)
-	@for set in "agent" "control --extra cli --extra control" "all --all-extras"; do set -- $$set; name=$$1; shift; \
+	@for set in "agent" "edge --extra edge" "control --extra cli --extra control" "all --all-extras"; do set -- $$set; name=$$1; shift; \
 	  uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-annotate \
 	    --no-emit-index-url --no-emit-find-links "$$@" pyproject.toml -o requirements/$$name.txt; done
 

@@ -55,6 +55,7 @@ class ClusterHello(_message.Message):
     ROOT_VERSION_FIELD_NUMBER: _builtins.int
     LEVELS_FIELD_NUMBER: _builtins.int
     HUB_INSTANCE_FIELD_NUMBER: _builtins.int
+    BUNDLE_ENDPOINTS_FIELD_NUMBER: _builtins.int
     protocol_min: _builtins.int
     protocol_max: _builtins.int
     software: _builtins.str
@@ -70,6 +71,10 @@ class ClusterHello(_message.Message):
     def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Level]:
         """what all its live agents hold"""
 
+    @_builtins.property
+    def bundle_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """https://HOST:PORT of this domain's own bundle endpoints, for peers while the hub is away"""
+
     def __init__(
         self,
         *,
@@ -81,10 +86,11 @@ class ClusterHello(_message.Message):
         root_version: _builtins.int = ...,
         levels: _abc.Iterable[Global___Level] | None = ...,
         hub_instance: _builtins.str = ...,
+        bundle_endpoints: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "hub_instance", b"hub_instance", "levels", b"levels", "position", b"position", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "root_version", b"root_version", "software", b"software"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_endpoints", b"bundle_endpoints", "features", b"features", "hub_instance", b"hub_instance", "levels", b"levels", "position", b"position", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "root_version", b"root_version", "software", b"software"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -138,14 +144,22 @@ class FromCluster(_message.Message):
     ENVELOPE_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
     envelope: _builtins.bytes
     """a new envelope of this cluster's own domain"""
+    confirmation: _builtins.bytes
+    """"this is still my newest bundle" (trustfed.federation.confirmation), every refresh hint"""
     @_builtins.property
     def hello(self) -> Global___ClusterHello: ...
     @_builtins.property
     def acknowledge(self) -> Global___Acknowledge: ...
     @_builtins.property
     def heartbeat(self) -> Global___Heartbeat: ...
+    @_builtins.property
+    def published(self) -> Global___Published:
+        """this domain's part of the protected publication, whenever it changes or must be signed anew"""
+
     def __init__(
         self,
         *,
@@ -153,12 +167,14 @@ class FromCluster(_message.Message):
         envelope: _builtins.bytes = ...,
         acknowledge: Global___Acknowledge | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
+        confirmation: _builtins.bytes = ...,
+        published: Global___Published | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "envelope", b"envelope", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "confirmation", b"confirmation", "envelope", b"envelope", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "published", b"published"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "envelope", b"envelope", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "confirmation", b"confirmation", "envelope", b"envelope", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "published", b"published"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "envelope", "acknowledge", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "envelope", "acknowledge", "heartbeat", "confirmation", "published"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -178,6 +194,7 @@ class FromHub(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     STORED_FIELD_NUMBER: _builtins.int
     SNAPSHOT_END_FIELD_NUMBER: _builtins.int
+    CONFIRMATIONS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """hub journal position this message brings the reader to; 0: not a journalled fact"""
     crl: _builtins.bytes
@@ -206,6 +223,10 @@ class FromHub(_message.Message):
 
     @_builtins.property
     def snapshot_end(self) -> Global___SnapshotEnd: ...
+    @_builtins.property
+    def confirmations(self) -> Global___Confirmations:
+        """the newest of each exporter; in memory only at the hub"""
+
     def __init__(
         self,
         *,
@@ -219,12 +240,13 @@ class FromHub(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         stored: Global___EnvelopeStored | None = ...,
         snapshot_end: Global___SnapshotEnd | None = ...,
+        confirmations: Global___Confirmations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "crl", b"crl", "envelope", b"envelope", "grant", b"grant", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "root_set", b"root_set", "snapshot_end", b"snapshot_end", "stored", b"stored"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmations", b"confirmations", "consumer", b"consumer", "crl", b"crl", "envelope", b"envelope", "grant", b"grant", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "root_set", b"root_set", "snapshot_end", b"snapshot_end", "stored", b"stored"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "crl", b"crl", "envelope", b"envelope", "grant", b"grant", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "position", b"position", "root_set", b"root_set", "snapshot_end", b"snapshot_end", "stored", b"stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmations", b"confirmations", "consumer", b"consumer", "crl", b"crl", "envelope", b"envelope", "grant", b"grant", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "position", b"position", "root_set", b"root_set", "snapshot_end", b"snapshot_end", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "grant", "envelope", "consumer", "root_set", "crl", "heartbeat", "stored", "snapshot_end"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "grant", "envelope", "consumer", "root_set", "crl", "heartbeat", "stored", "snapshot_end", "confirmations"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -311,21 +333,99 @@ class PeerEnvelope(_message.Message):
 
     TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
     ENVELOPE_FIELD_NUMBER: _builtins.int
+    BUNDLE_ENDPOINTS_FIELD_NUMBER: _builtins.int
     trust_domain: _builtins.str
     envelope: _builtins.bytes
+    @_builtins.property
+    def bundle_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """where that domain itself serves it; what is read there is verified like this"""
+
     def __init__(
         self,
         *,
         trust_domain: _builtins.str = ...,
         envelope: _builtins.bytes = ...,
+        bundle_endpoints: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "trust_domain", b"trust_domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_endpoints", b"bundle_endpoints", "envelope", b"envelope", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PeerEnvelope: _TypeAlias = PeerEnvelope  # noqa: Y015
+
+@_typing.final
+class Confirmations(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeerConfirmation]: ...
+    def __init__(
+        self,
+        *,
+        peers: _abc.Iterable[Global___PeerConfirmation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peers", b"peers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Confirmations: _TypeAlias = Confirmations  # noqa: Y015
+
+@_typing.final
+class PeerConfirmation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
+    trust_domain: _builtins.str
+    confirmation: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        trust_domain: _builtins.str = ...,
+        confirmation: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "trust_domain", b"trust_domain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerConfirmation: _TypeAlias = PeerConfirmation  # noqa: Y015
+
+@_typing.final
+class Published(_message.Message):
+    """Signed by the domain: the metadata of its delegated TUF role, and the documents it lists beside the envelope."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METADATA_FIELD_NUMBER: _builtins.int
+    CLUSTER_DOCUMENT_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    metadata: _builtins.bytes
+    """TUF targets metadata, JSON"""
+    cluster_document: _builtins.bytes
+    """the target clusters/NAME: where nodes of this domain attest"""
+    envelope: _builtins.bytes
+    """the target envelopes/NAME, exactly the bytes that `metadata` lists"""
+    def __init__(
+        self,
+        *,
+        metadata: _builtins.bytes = ...,
+        cluster_document: _builtins.bytes = ...,
+        envelope: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_document", b"cluster_document", "envelope", b"envelope", "metadata", b"metadata"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Published: _TypeAlias = Published  # noqa: Y015
 
 @_typing.final
 class ConsumerLevel(_message.Message):

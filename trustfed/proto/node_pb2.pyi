@@ -128,6 +128,9 @@ class ClusterHello(_message.Message):
     CLUSTER_INSTANCE_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
     TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
+    GRPC_ADDRESSES_FIELD_NUMBER: _builtins.int
+    HTTPS_ADDRESSES_FIELD_NUMBER: _builtins.int
+    RESERVE_SECONDS_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     software: _builtins.str
     position: _builtins.int
@@ -135,8 +138,18 @@ class ClusterHello(_message.Message):
     cluster_instance: _builtins.str
     time_ms: _builtins.int
     trust_domain: _builtins.str
+    reserve_seconds: _builtins.int
+    """> 0: this node keeps reserve SVIDs of so long a life (slot "reserve")"""
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def grpc_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """every HOST:PORT at which this cluster takes agents, in order of preference"""
+
+    @_builtins.property
+    def https_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """every HOST:PORT of its HTTPS door"""
+
     def __init__(
         self,
         *,
@@ -148,10 +161,13 @@ class ClusterHello(_message.Message):
         cluster_instance: _builtins.str = ...,
         time_ms: _builtins.int = ...,
         trust_domain: _builtins.str = ...,
+        grpc_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        https_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        reserve_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_instance", b"cluster_instance", "features", b"features", "position", b"position", "protocol", b"protocol", "snapshot", b"snapshot", "software", b"software", "time_ms", b"time_ms", "trust_domain", b"trust_domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_instance", b"cluster_instance", "features", b"features", "grpc_addresses", b"grpc_addresses", "https_addresses", b"https_addresses", "position", b"position", "protocol", b"protocol", "reserve_seconds", b"reserve_seconds", "snapshot", b"snapshot", "software", b"software", "time_ms", b"time_ms", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -324,11 +340,17 @@ class Bundle(_message.Message):
     ENVELOPE_FIELD_NUMBER: _builtins.int
     PUBLICATION_KEY_FIELD_NUMBER: _builtins.int
     HOME_FIELD_NUMBER: _builtins.int
+    CONFIRMED_AT_MS_FIELD_NUMBER: _builtins.int
+    STALE_LIMIT_SECONDS_FIELD_NUMBER: _builtins.int
     trust_domain: _builtins.str
     envelope: _builtins.bytes
     publication_key: _builtins.bytes
     """SPKI DER the cluster pinned for this domain"""
     home: _builtins.bool
+    confirmed_at_ms: _builtins.int
+    """when its domain last said, signed, that it is the newest; 0: not since the cluster has it"""
+    stale_limit_seconds: _builtins.int
+    """how long after that it may still be used; 0: 30 days"""
     def __init__(
         self,
         *,
@@ -336,10 +358,12 @@ class Bundle(_message.Message):
         envelope: _builtins.bytes = ...,
         publication_key: _builtins.bytes = ...,
         home: _builtins.bool = ...,
+        confirmed_at_ms: _builtins.int = ...,
+        stale_limit_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "home", b"home", "publication_key", b"publication_key", "trust_domain", b"trust_domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed_at_ms", b"confirmed_at_ms", "envelope", b"envelope", "home", b"home", "publication_key", b"publication_key", "stale_limit_seconds", b"stale_limit_seconds", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -415,19 +439,47 @@ class Heartbeat(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TIME_MS_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
     time_ms: _builtins.int
+    @_builtins.property
+    def confirmed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Confirmed]:
+        """from the cluster: bundles confirmed since the last heartbeat"""
+
     def __init__(
         self,
         *,
         time_ms: _builtins.int = ...,
+        confirmed: _abc.Iterable[Global___Confirmed] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class Confirmed(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    trust_domain: _builtins.str
+    at_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        trust_domain: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "trust_domain", b"trust_domain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Confirmed: _TypeAlias = Confirmed  # noqa: Y015
 
 @_typing.final
 class X509Slot(_message.Message):
@@ -439,7 +491,7 @@ class X509Slot(_message.Message):
     PREDECESSOR_SERIAL_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     slot: _builtins.str
-    """"x509" """
+    """"x509" | "reserve" """
     public_key: _builtins.bytes
     """SPKI DER"""
     predecessor_serial: _builtins.str
