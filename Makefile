@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 3
+CHAOS_SECONDS ?= 300
 
-.PHONY: help run test lint interop bench venv lock proto clean
+.PHONY: help run test lint interop bench chaos venv lock proto clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -36,6 +37,9 @@ interop: venv  ## SVIDs, JWTs, bundles and the Workload API against Go, Java, Ru
 
 bench: venv  ## the table of speed and memory; with TRUSTFED_SPIRE_SERVER and _AGENT set, SPIRE beside it
 	@$(BIN)/python -m bench
+
+chaos: venv  ## faults at random for CHAOS_SECONDS=300, a partition first; prints its seed, SEED= repeats it
+	@$(BIN)/python -m tests.system.faults --seconds $(CHAOS_SECONDS) $(if $(SEED),--seed $(SEED))
 
 lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv)
 	@for set in "agent" "edge --extra edge" "control --extra cli --extra control" "all --all-extras"; do set -- $$set; name=$$1; shift; \

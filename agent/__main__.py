@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from agent.compose import serve
+from agent import reader_ahead
 from agent.config import AgentConfig
 from trustfed.errors import Invalid, TrustfedError
 from trustfed.federation.token import MAX_TEXT
@@ -28,10 +28,13 @@ def main(argv: list[str]) -> int:
         if options.check:
             sys.stdout.write(f"{options.config} is good: workloads at {config.socket}, admin at {config.admin_path}\n")
             return 0
+        process.harden()  # before the token is read, and before a process is started that finds credentials
         join_text = _token(options.join) if options.join else None
     except TrustfedError as error:
         sys.stderr.write(answer(error).line() + "\n")
         return answer(error).exit_code
+    reader_ahead.start(config)
+    from agent.compose import serve  # noqa: PLC0415 - the larger part of the agent, loaded beside the reader
 
     async def command(stop: asyncio.Event) -> None:
         await serve(config, join_text, stop)

@@ -1,16 +1,24 @@
 """The admin socket's answers, and the health address's: JSON for `trustfed agent`, text for Prometheus.
 
-    GET /status   {"node", "node_id", "trust_domain", "software", "socket", "pid", "started_at", "ready", "banned",
-                   "server": {"id", "grpc", "https"},
-                   "own_svid": {"serial", "not_after", "renew_at", "tries", "error"},
-                   "sync": {"connected", "since", "heard", "position", "error", "hint", "refused": {what: why}},
-                   "counts": {"entries", "svids", "bundles", "jwt_svids", "connections", "streams"}}
+    GET /status   {"node", "node_id", "trust_domain", "software", "socket", "pid", "started_at", "ready", "reason", "banned",
+                   "server": {"id", "grpc", "https", "grpc_addresses", "https_addresses"},
+                   "own_svid": {"serial", "not_after", "renew_at", "tries", "error", "verdict"},
+                   "sync": {"connected", "since", "offline_since", "heard", "address", "position", "error", "hint",
+                            "refused": {what: why}},
+                   "counts": {"entries", "svids", "bundles", "jwt_svids", "connections", "streams"},
+                   "bundles": {"fresh", "stale", "closed", "oldest_seconds"},    the foreign ones
+                   "reserves": {"seconds", "held", "in_use"},
+                   "time": {"now", "source", "ahead_seconds", "authenticated_at", "claimed"},
+                   "cache": {"enabled", "generation", "written_at", "behind", "records", "bytes", "error", "refused", "loaded"}}
     GET /entries  {"entries": [{"id", "spiffe_id", "selectors", "x509_ttl", "jwt_ttl", "dns_names", "federates_with",
-                   "hint", "admin", "expires_at", "created_at", "svid": {"serial", "not_after"} | null}]}
+                   "hint", "admin", "expires_at", "created_at", "used_at", "svid": {"serial", "not_after"} | null}]}
     GET /svids    {"svids": [{"entry", "spiffe_id", "serial", "authority", "issued_at", "not_after", "renew_at", "tries",
-                   "error"}]}                    an entry without an SVID has null for the facts of one
+                   "error", "reserve": {"serial", "not_after", "in_use"} | null}]}
+                   an entry without an SVID has null for the facts of one
     GET /bundles  {"bundles": [{"trust_domain", "home", "epoch", "sequence", "x509_authorities", "jwt_authorities",
-                   "refresh_hint", "fingerprint", "received_at", "refused": why | null}]}
+                   "refresh_hint", "fingerprint", "received_at", "state", "confirmed_at", "closes_at", "refused": why | null}]}
+                   state is fresh, stale or closed; null, as both times, for home
+    POST /time/reset {"to": "wall" | "cluster"} → {"now"}     "cluster" takes the time that a server claims
     GET /live     {"live": true}        GET /ready  200 or 503 {"ready", "reason"}        GET /metrics  Prometheus text
 
 Times are RFC 3339, UTC; numbers of authorities are counts. Over TCP only /live, /ready and /metrics are answered.
@@ -20,29 +28,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from agent import addresses
+from agent.closing import Closing
 from agent.grpc.server import GrpcServer
 from agent.identity import Node
 from agent.intake import Intake
 from agent.jwt import JwtSvids
+from agent.keeping import Keeping
 from agent.matching import Entry
 from agent.own_svid import OwnSvid
 from agent.renewal import Renewal
-from agent.store import Store
+from agent.reserves import Reserves
+from agent.store import HeldBundle, Store
 from agent.streams import Streams
 from agent.sync import Sync
-from trustfed.runtime.clock import Clock
+from agent.trusted_time import TrustedTime
+from trustfed.errors import Invalid
+from trustfed.reading.fallback import StoreFallback
 from trustfed.runtime.metrics import CONTENT_TYPE, Registry
 from trustfed.runtime.timestamps import from_ms
 from trustfed.runtime.unix_http import Handler, Request, Response
 from trustfed.runtime.version import SOFTWARE
+from trustfed.spiffe.ids import TrustDomain
 
 
 @dataclass(frozen=True)
 class Admin:
-    """Reads the parts; changes nothing."""
+    """Reads the parts; what it changes is the time, when an operator says so."""
 
     node: Node
     store: Store
@@ -50,13 +65,17 @@ class Admin:
     intake: Intake
     own: OwnSvid
     renewal: Renewal
+    reserves: Reserves
+    closing: Closing
+    keeping: Keeping
     jwt: JwtSvids
     streams: Streams
     server: GrpcServer
     registry: Registry
-    clock: Clock
+    clock: TrustedTime
     socket: str
     started_at: datetime
+    fallback: StoreFallback | None = None
 
     def routes(self) -> dict[tuple[str, str], Handler]:
         """Everything, for the admin socket."""
@@ -65,6 +84,7 @@ class Admin:
             ("GET", "/entries"): _json(self.entries),
             ("GET", "/svids"): _json(self.svids),
             ("GET", "/bundles"): _json(self.bundles),
+            ("POST", "/time/reset"): self._reset_time,
             **self.health_routes(),
         }
 
@@ -82,7 +102,9 @@ class Admin:
             return "this node is banned"
         if not self.store.synced:
             return "not synchronised with the cluster yet"
-        missing = len(self.store.entries) - len(self.store.svids)
+        if self.own.verdict and self.node.identity.svid.not_after <= self.clock.now():
+            return f"the node's own SVID has ended and is not renewed: {self.own.verdict}"
+        missing = sum(self.store.served(id_) is None for id_ in self.renewal.slots)
         return f"{missing} entries have no SVID" if missing else ""
 
     def node_svid_end(self) -> float:
@@ -91,7 +113,7 @@ class Admin:
 
     def status(self) -> dict[str, object]:
         identity, sync, store = self.node.identity, self.sync.status, self.store
-        slot = self.own.slot
+        slot, unready = self.own.slot, self.unready()
         return {
             "node": identity.svid.id.path.rpartition("/")[2],
             "node_id": str(identity.svid.id),
@@ -100,12 +122,15 @@ class Admin:
             "socket": self.socket,
             "pid": os.getpid(),
             "started_at": _time(self.started_at),
-            "ready": not self.unready(),
+            "ready": not unready,
+            "reason": unready or None,
             "banned": store.banned or None,
             "server": {
                 "id": str(identity.server_id),
                 "grpc": identity.grpc,
-                "https": f"{identity.door[0]}:{identity.door[1]}",
+                "https": addresses.of(*identity.door),
+                "grpc_addresses": list(identity.grpc_addresses),
+                "https_addresses": list(identity.https_addresses),
             },
             "own_svid": {
                 "serial": f"{identity.svid.serial:032x}",
@@ -113,16 +138,20 @@ class Admin:
                 "renew_at": _time(slot.due),
                 "tries": slot.tries,
                 "error": slot.error or None,
+                "verdict": self.own.verdict or None,
             },
             "sync": {
                 "connected": sync.connected_since is not None,
                 "since": _time(sync.connected_since),
+                "offline_since": _time(sync.offline_since),
                 "heard": _time(sync.heard),
+                "address": sync.address or None,
                 "position": sync.position,
                 "error": sync.error or None,
                 "hint": sync.hint or None,
                 "refused": dict(self.intake.refused),
             },
+            "store": self.fallback.status() if self.fallback is not None else None,
             "counts": {
                 "entries": len(store.entries),
                 "svids": len(store.svids),
@@ -131,6 +160,14 @@ class Admin:
                 "connections": self.server.connections,
                 "streams": len(self.streams),
             },
+            "bundles": asdict(self.closing.standing()),
+            "reserves": {
+                "seconds": self.reserves.seconds,
+                "held": len(store.reserves),
+                "in_use": len(store.standing_in),
+            },
+            "time": self.clock.status(),
+            "cache": self.keeping.status(),
         }
 
     def entries(self) -> dict[str, object]:
@@ -140,24 +177,9 @@ class Admin:
         return {"svids": [self._svid(entry) for entry in self._in_order()]}
 
     def bundles(self) -> dict[str, object]:
-        refused, home = self.intake.refused, self.store.trust_domain
-        return {
-            "bundles": [
-                {
-                    "trust_domain": str(domain),
-                    "home": domain == home,
-                    "epoch": held.envelope.level.epoch,
-                    "sequence": held.envelope.level.sequence,
-                    "x509_authorities": len(held.bundle.x509_authorities),
-                    "jwt_authorities": len(held.bundle.jwt_authorities),
-                    "refresh_hint": held.bundle.refresh_hint,
-                    "fingerprint": held.key.fingerprint,
-                    "received_at": _time(held.received_at),
-                    "refused": refused.get(f"bundle of {domain}"),
-                }
-                for domain, held in sorted(self.store.bundles.items(), key=lambda item: (item[0] != home, item[0]))
-            ]
-        }
+        home = self.store.trust_domain
+        held = sorted(self.store.bundles.items(), key=lambda item: (item[0] != home, item[0]))
+        return {"bundles": [self._bundle(domain, bundle) for domain, bundle in held]}
 
     def _in_order(self) -> list[Entry]:
         return sorted(self.store.entries.values(), key=lambda entry: (entry.created_at_ms, entry.id))
@@ -175,8 +197,27 @@ class Admin:
             "hint": entry.hint,
             "admin": entry.admin,
             "expires_at": _time(entry.expires_at),
-            "created_at": _time(from_ms(entry.created_at_ms)) if entry.created_at_ms > 0 else None,
+            "created_at": _created(entry.created_at_ms),
+            "used_at": _time(self.store.used.get(entry.id)),
             "svid": {"serial": svid.serial, "not_after": _time(svid.not_after)} if svid else None,
+        }
+
+    def _bundle(self, domain: TrustDomain, held: HeldBundle) -> dict[str, object]:
+        found = self.store.fresh.of(domain, self.clock.now())
+        return {
+            "trust_domain": str(domain),
+            "home": domain == self.store.trust_domain,
+            "epoch": held.envelope.level.epoch,
+            "sequence": held.envelope.level.sequence,
+            "x509_authorities": len(held.bundle.x509_authorities),
+            "jwt_authorities": len(held.bundle.jwt_authorities),
+            "refresh_hint": held.bundle.refresh_hint,
+            "fingerprint": held.key.fingerprint,
+            "received_at": _time(held.received_at),
+            "state": str(found.state) if found else None,
+            "confirmed_at": _time(self.store.fresh.confirmed.get(domain)),
+            "closes_at": _time(found.closes_at) if found else None,
+            "refused": self.intake.refused.get(f"bundle of {domain}"),
         }
 
     def _svid(self, entry: Entry) -> dict[str, object]:
@@ -191,7 +232,23 @@ class Admin:
             "renew_at": _time(slot.due) if slot else None,
             "tries": slot.tries if slot else 0,
             "error": (slot.error or None) if slot else None,
+            "reserve": self._reserve(entry),
         }
+
+    def _reserve(self, entry: Entry) -> dict[str, object] | None:
+        held = self.store.reserves.get(entry.id)
+        if held is None:
+            return None
+        in_use = entry.id in self.store.standing_in
+        return {"serial": held.serial, "not_after": _time(held.not_after), "in_use": in_use}
+
+    async def _reset_time(self, request: Request) -> Response:
+        to = request.json().get("to", "wall")
+        if to not in ("wall", "cluster"):
+            raise Invalid("time can be reset to wall or to cluster", hint='{"to": "wall"}')
+        now = self.clock.reset(to_claim=to == "cluster")
+        await self.keeping.close()
+        return Response.of({"now": _time(now)})
 
     async def _ready(self, _: Request) -> Response:
         reason = self.unready()
@@ -201,24 +258,19 @@ class Admin:
         return Response(200, self.registry.exposition(), CONTENT_TYPE)
 
 
-def measure(admin: Admin) -> None:
-    """Gauges that are read when somebody asks."""
-    registry, store = admin.registry, admin.store
-    registry.gauge("agent_entries", "registration entries held").read(lambda: len(store.entries))
-    registry.gauge("agent_x509_svids", "X509-SVIDs served").read(lambda: len(store.svids))
-    registry.gauge("agent_jwt_svids", "JWT-SVIDs cached").read(lambda: len(admin.jwt))
-    registry.gauge("agent_bundles", "bundles held").read(lambda: len(store.bundles))
-    registry.gauge("agent_connections", "open Workload API connections").read(lambda: admin.server.connections)
-    registry.gauge("agent_streams", "open Workload API streams").read(admin.streams.__len__)
-    registry.gauge("agent_ready", "1 while every entry can be served").read(lambda: float(not admin.unready()))
-    registry.gauge("agent_svid_not_after_seconds", "end of the node's own SVID, Unix seconds").read(admin.node_svid_end)
-
-
 def _json(answer: Callable[[], dict[str, object]]) -> Callable[[Request], Awaitable[Response]]:
     async def handler(_: Request) -> Response:
         return Response.of(answer())
 
     return handler
+
+
+def _created(milliseconds: int) -> str | None:
+    """Null for none, and for what is no time: a cache may hold entries of before these were refused."""
+    try:
+        return _time(from_ms(milliseconds)) if milliseconds > 0 else None
+    except Invalid:
+        return None
 
 
 def _time(moment: datetime | None) -> str | None:

@@ -23,10 +23,12 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 class Answers:
     """The answers for one set of entries. A changed answer is a new object; what did not change stays the same one."""
 
-    __slots__ = ("_before", "_made", "_store", "ids", "until")
+    __slots__ = ("_before", "_made", "_store", "at", "ids", "until")
 
     def __init__(self, ids: tuple[str, ...], store: Store) -> None:
         self.ids = ids
+        self.at = datetime.min.replace(tzinfo=UTC)
+        """What time it was when they were last asked for: nothing is put into an answer that had ended by then."""
         self.until = _NEVER
         """When the first SVID in the present answer ends: then it must not be given any more."""
         self._store = store
@@ -57,13 +59,13 @@ class Answers:
         self.until = _NEVER
 
     def domains(self) -> list[TrustDomain]:
-        """Home and the trust domains that these entries federate with, as far as a bundle is held."""
+        """Home and the trust domains that these entries federate with, as far as a bundle is held and not CLOSED."""
         store = self._store
         wanted = {store.trust_domain: None}
         for id_ in self.ids:
             entry = store.entries[id_]
             wanted.update(dict.fromkeys(sorted(store.bundles) if entry.federates_with_all else entry.federates_with))
-        return [domain for domain in wanted if domain in store.bundles]
+        return [domain for domain in wanted if domain in store.bundles and domain not in store.closed]
 
     def bundles(self) -> Mapping[TrustDomain, Bundle]:
         """The bundles that a process with these entries may verify with."""
@@ -72,7 +74,8 @@ class Answers:
     def _x509_svids(self) -> bytes | None:
         store = self._store
         home = store.bundles.get(store.trust_domain)
-        held = [(store.entries[id_], store.svids[id_]) for id_ in self.ids if id_ in store.svids]
+        served = ((store.entries[id_], store.served(id_)) for id_ in self.ids)
+        held = [(entry, svid) for entry, svid in served if svid is not None and svid.not_after > self.at]
         if home is None or not held:
             return None
         self.until = min(svid.not_after for _, svid in held)

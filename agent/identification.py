@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agent.attestors.port import WorkloadAttestor
 from agent.peer import Caller
@@ -13,12 +13,14 @@ from trustfed.errors import Denied, Unavailable
 _LOOK_UP_SECONDS = 5.0
 _AT_ONCE = 16
 
+Matched = Callable[[tuple[str, ...]], None]
+
 
 class Identification:
-    """Asks the attestors, and the store's entries."""
+    """Asks the attestors, and the store's entries; `matched` is told what a caller was newly found to have."""
 
-    def __init__(self, store: Store, attestors: Sequence[WorkloadAttestor]) -> None:
-        self._store, self._attestors = store, tuple(attestors)
+    def __init__(self, store: Store, attestors: Sequence[WorkloadAttestor], matched: Matched = lambda _: None) -> None:
+        self._store, self._attestors, self._matched = store, tuple(attestors), matched
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     def now(self, caller: Caller) -> tuple[str, ...] | None:
@@ -32,6 +34,8 @@ class Identification:
                 return None
             caller.entries = store.match(selectors)
             caller.generation = store.generation
+            if caller.entries:
+                self._matched(caller.entries)
         return caller.entries
 
     async def wait(self, caller: Caller) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
+from agent import addresses
 from trustfed.errors import Invalid, NotFound, TrustfedError
 from trustfed.federation.envelope import Envelope, PublicationKey, open_envelope
 from trustfed.runtime import logs
@@ -43,7 +44,8 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class NodeIdentity:
-    """One state of the node's identity. `door` is host and port of the cluster's HTTPS door, `grpc` HOST:PORT."""
+    """One state of the node's identity. `door` is host and port of the cluster's HTTPS door that answered last, `grpc`
+    likewise HOST:PORT; the two lists are all addresses that the cluster has told, in its order of preference."""
 
     svid: X509Svid
     key: ec.EllipticCurvePrivateKey = field(repr=False)
@@ -53,6 +55,8 @@ class NodeIdentity:
     server_id: SpiffeId
     publication_key: PublicationKey
     home: Envelope
+    grpc_addresses: tuple[str, ...] = ()
+    https_addresses: tuple[str, ...] = ()
 
     @property
     def trust_domain(self) -> TrustDomain:
@@ -75,6 +79,8 @@ class NodeIdentity:
             "server_id": str(self.server_id),
             "publication_key": _text(self.publication_key.spki),
             "envelope": _text(self.home.data),
+            "grpc_addresses": list(self.grpc_addresses),
+            "https_addresses": list(self.https_addresses),
         }
         return json.dumps(document).encode()
 
@@ -99,6 +105,9 @@ class NodeIdentity:
                 SpiffeId.parse(document["server_id"]),
                 publication_key,
                 open_envelope(_binary(document["envelope"]), svid.id.trust_domain, publication_key),
+                # A node that enrolled before clusters had several addresses has no lists.
+                addresses.usable(document.get("grpc_addresses", ())),
+                addresses.usable(document.get("https_addresses", ())),
             )
         except (KeyError, ValueError, TypeError, IndexError, RecursionError):
             raise Invalid("it is damaged") from None

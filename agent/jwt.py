@@ -2,7 +2,7 @@
 
 A token is renewed when it is asked for after half of its life, while the old one is still given; one that nobody asks for
 is not. Audiences are a set: their order and repetition make no other token. Whoever has a token is the workload, so
-tokens are in memory only and in no log.
+tokens are in memory and in the sealed cache only, and in no log.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import base64
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import uuid4
@@ -35,6 +35,7 @@ _BATCH = 100
 _AT_ONCE = 2
 _MAX_WAITING = 1000
 _RETRY_SECONDS = 5.0
+_MAX_DROPPED = 64
 
 Audience = tuple[str, ...]
 Place = tuple[str, Audience]
@@ -78,10 +79,26 @@ class JwtSvids:
         self._waiting: list[Place] = []
         self._rest: dict[Place, float] = {}
         self._senders: set[asyncio.Task[None]] = set()
+        self._dropped: tuple[str, ...] = ()
         self._asked = registry.counter("agent_jwt_svid_requests_total", "JWT-SVIDs asked for", labels=("outcome",))
         self.version = 0
         """Rises whenever a token was dropped or replaced: answers made of older ones are not given any more."""
+        self._listeners: list[Callable[[], None]] = []
         store.on_change(self._on_change)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever a token came or went."""
+        self._listeners.append(listener)
+
+    def live(self, now: datetime) -> list[tuple[str, Audience, Token]]:
+        """Every token that has not expired, by entry and audience; those that have are dropped. The last used is last."""
+        self._forget([place for place, token in self._tokens.items() if token.expires_at <= now])
+        return [(id_, audience, token) for (id_, audience), token in self._tokens.items()]
+
+    def restore(self, tokens: Iterable[tuple[str, Audience, Token]]) -> None:
+        """Take up what was kept; only for entries that are held, and unchanged."""
+        for id_, audience, token in tokens:
+            self._keep((id_, audience), token)
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -114,8 +131,9 @@ class JwtSvids:
         return [item if isinstance(item, Token) else await asyncio.shield(item) for item in flights]
 
     def drop(self, authorities: Iterable[str]) -> None:
-        """Forget what these authorities signed."""
-        signers = set(authorities)
+        """Forget what these authorities signed, and take nothing new of theirs."""
+        signers = dict.fromkeys(authorities)
+        self._dropped = (*(one for one in self._dropped if one not in signers), *signers)[-_MAX_DROPPED:]
         self._forget([place for place, token in self._tokens.items() if token.authority in signers])
 
     def _on_change(self) -> None:
@@ -133,7 +151,12 @@ class JwtSvids:
             del self._tokens[place]
             self._rest.pop(place, None)
         if places:
-            self.version += 1
+            self._changed()
+
+    def _changed(self) -> None:
+        self.version += 1
+        for listener in self._listeners:
+            listener()
 
     def _fly(self, place: Place) -> asyncio.Future[Token]:
         flight = self._flights.get(place)
@@ -184,7 +207,7 @@ class JwtSvids:
             return
         self._tokens[place] = token
         self._tokens.move_to_end(place)
-        self.version += 1
+        self._changed()
         while len(self._tokens) > self._size:
             old, _ = self._tokens.popitem(last=False)
             self._rest.pop(old, None)
@@ -211,6 +234,8 @@ class JwtSvids:
             return error
         if expires <= self._clock.now() or result.entry_id != place[0]:
             return Invalid("the cluster sent a JWT-SVID of another entry, or one that has expired")
+        if result.authority_id[:64] in self._dropped:  # signed before the order came, or by who has stolen its key
+            return Unavailable("the JWT-SVID was signed by an authority that is not used any more", hint="try again")
         if _claims(result.token).get("sub") != str(entry.spiffe_id):
             return Invalid(f"the cluster sent a JWT-SVID that is not of {entry.spiffe_id}")
         return Token(result.token, entry.spiffe_id, result.authority_id[:64], issued + (expires - issued) / 2, expires)

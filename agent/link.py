@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
+from agent import addresses
 from agent.identity import Node
 from trustfed.errors import Unavailable
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.grpc_client import VerifiedChannel, unary
 from trustfed.runtime.sockets import parse_address
 from trustfed.runtime.tls import client_context
+from trustfed.spiffe.bundle import Bundle
+from trustfed.spiffe.certificate import read
 from trustfed.spiffe.verify import verify_x509_svid
 
 SERVICE = "/trustfed.node.v1.Node/"
@@ -25,21 +30,49 @@ class Link:
     def __init__(self, node: Node, clock: Clock) -> None:
         self._node, self._clock = node, clock
         self._channel: VerifiedChannel | None = None
+        self._turn = addresses.Turn()
+        self.address = node.identity.grpc
+        """What was dialled last."""
+        self.bound: datetime | None = None
+        """When the authority that certified the server dialled last ends."""
         self.stale = asyncio.Event()
         node.on_svid(self.stale.set)
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """All addresses of the cluster, in the order in which they are tried."""
+        return addresses.in_turn(self._node.identity.grpc, self._node.identity.grpc_addresses)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the cluster can be asked now."""
+        return self._channel is not None
 
     def dial(self) -> VerifiedChannel:
         """A new channel with the present SVID and the present home bundle; it connects with its first call."""
         identity = self._node.identity
-        host, port = parse_address(identity.grpc)
+        self.address = self._turn.next(self.addresses)
+        host, port = parse_address(self.address)
         context = client_context(identity.keypair(), identity.home.bundle.x509_authorities, alpn=("h2",))
 
         def verify(chain: tuple[bytes, ...]) -> None:
             present = self._node.identity
-            verify_x509_svid(chain, present.home.bundle, self._clock.now(), expected=present.server_id)
+            bundle = present.home.bundle
+            # NotBefore was a matter for TLS, which looks at the wall clock; whether it has ended is for what we know.
+            verify_x509_svid(chain, bundle, self._clock.now(), expected=present.server_id)
+            self.bound = _end(chain[0], bundle)
 
         self.stale.clear()
+        self.bound = None
         return VerifiedChannel(host, port, context, verify)
+
+    def worked(self) -> None:
+        """The address dialled last is the cluster's."""
+        self._turn.worked()
+
+    def failed(self) -> bool:
+        """The address dialled last did not answer. True when none of them has: then it is time to wait."""
+        return self._turn.failed(self.address, self.addresses)
 
     def use(self, channel: VerifiedChannel | None) -> None:
         """Calls go over `channel` from now on; None: there is none."""
@@ -50,3 +83,10 @@ class Link:
         if self._channel is None:
             raise Unavailable("the cluster is not connected", hint="trustfed agent status")
         return await unary(self._channel, SERVICE + method, request, answer, seconds)
+
+
+def _end(leaf: bytes, home: Bundle) -> datetime | None:
+    """The latest end of the authorities that the server's certificate names as its issuer."""
+    issuer = read(leaf, "the server's SVID").issuer
+    twins = [read(der, "an authority") for der in home.x509_authorities]
+    return max((twin.not_after for twin in twins if twin.subject == issuer), default=None)

@@ -6,6 +6,7 @@ copies of files: dropped (madvise(2), MADV_DONTNEED), they come back by themselv
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from trustfed.runtime.clock import Clock
 
 _MADV_DONTNEED = 4
 _FIRST_SECONDS = 3.0
-_SECONDS = 600.0
+_SECONDS = 60.0
 
 
 async def keep_small(clock: Clock) -> None:
@@ -22,7 +23,7 @@ async def keep_small(clock: Clock) -> None:
     wait = _FIRST_SECONDS
     while True:
         await clock.sleep(wait)
-        give_back()
+        await asyncio.to_thread(give_back)
         wait = _SECONDS
 
 

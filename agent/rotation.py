@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 JITTER = 0.1
@@ -37,9 +37,9 @@ def after_issue(issued_at: datetime, not_after: datetime, chance: Chance) -> Slo
     return Slot(issued_at + half * (1 - JITTER + 2 * JITTER * chance()), not_after)
 
 
-def after_failure(slot: Slot, now: datetime, error: str, chance: Chance) -> Slot:
+def after_failure(slot: Slot, now: datetime, error: str, chance: Chance, longest: timedelta = _LONGEST) -> Slot:
     """The next try: a full-jitter backoff that leaves room for several more tries before the present SVID ends."""
-    ceiling = min(_FIRST * 2 ** min(slot.tries, 10), _LONGEST)
+    ceiling = min(_FIRST * 2 ** min(slot.tries, 10), longest)
     if slot.end is not None and slot.end > now:
         ceiling = min(ceiling, (slot.end - now) / _TRIES_LEFT)
     return Slot(now + max(ceiling * chance(), _LEAST), slot.end, slot.tries + 1, error[:200])
@@ -48,6 +48,11 @@ def after_failure(slot: Slot, now: datetime, error: str, chance: Chance) -> Slot
 def forced(slot: Slot, now: datetime, spread: timedelta, chance: Chance) -> Slot:
     """Replace within `spread`, unless it is due sooner."""
     return Slot(min(slot.due, now + spread * chance()), slot.end, slot.tries, slot.error)
+
+
+def rewound(slot: Slot, now: datetime) -> Slot:
+    """The clock was ahead for a while and is right again: no pause after a failure is longer than a pause may be."""
+    return replace(slot, due=now) if slot.tries and slot.due > now + _LONGEST else slot
 
 
 def batch(slots: dict[str, Slot], now: datetime, busy: Container[str]) -> list[str]:

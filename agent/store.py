@@ -2,6 +2,9 @@
 
 Whoever changes something says so here; `on_change` listeners run once per turn of the event loop, however much changed.
 Answers are prepared once per set of entries and kept until something in them changes (agent.answers).
+
+Two things are held and not always served: a foreign bundle that is CLOSED (agent.freshness) is in no answer, and a reserve
+SVID (agent.reserves) stands in only for an SVID that has ended and could not be renewed.
 """
 
 from __future__ import annotations
@@ -11,14 +14,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from agent.answers import Answers
+from agent.bundles import Bundles, HeldBundle
 from agent.matching import Entries, Entry
 from trustfed.errors import Denied, NotFound, Unavailable
-from trustfed.federation.envelope import Envelope, PublicationKey
 from trustfed.spiffe.bundle import Bundle
 from trustfed.spiffe.ids import TrustDomain
 
+__all__ = ["MAX_ANSWERS", "HeldBundle", "Schedule", "Store", "Svid"]
+
 MAX_ANSWERS = 1024
 """Different sets of entries whose answers are kept; more are prepared again when they are asked for."""
+_MAX_RETIRED = 64
 
 Schedule = Callable[[Callable[[], None]], object]
 
@@ -35,20 +41,6 @@ class Svid:
     not_after: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class HeldBundle:
-    """A verified envelope, and the key that it is pinned by."""
-
-    envelope: Envelope
-    key: PublicationKey
-    received_at: datetime
-
-    @property
-    def bundle(self) -> Bundle:
-        """The bundle inside."""
-        return self.envelope.bundle
-
-
 class Store:
     """One node's state. `schedule` runs a function soon, in this thread (the loop's call_soon)."""
 
@@ -56,12 +48,24 @@ class Store:
         self.trust_domain = trust_domain
         self.entries: dict[str, Entry] = {}
         self.svids: dict[str, Svid] = {}
+        self.reserves: dict[str, Svid] = {}
         self.bundles: dict[TrustDomain, HeldBundle] = {}
+        self.fresh = Bundles(trust_domain, self.bundles)
+        """How the bundles stand."""
+        self.used: dict[str, datetime] = {}
+        """When an entry was last given to a process that came, or came back."""
+        self.matched: set[str] = set()
+        """The entries that some process has had since this agent started: these are kept alive, however many."""
         self.generation = 0
         """Rises when the entries change: then every caller is matched again."""
         self.synced = False
         self.banned = ""
         """Why this node may not serve; "" while it may."""
+        self.retired: tuple[str, ...] = ()
+        """Authorities whose SVIDs were ordered to be replaced, the newest last: nothing new of theirs is taken."""
+        self.lapsed: set[str] = set()
+        """Entries that this node's own clock has ended, and of which the cluster has not said so: it may have been wrong."""
+        self._standing_in: set[str] = set()
         self._matching = Entries()
         self._answers: dict[tuple[str, ...], Answers] = {}
         self._schedule = schedule
@@ -94,8 +98,25 @@ class Store:
             raise Denied("this node may not serve identities any more", hint="ask who runs this trust domain")
         return self.synced
 
+    @property
+    def closed(self) -> frozenset[TrustDomain]:
+        """The foreign trust domains whose bundles are held and not believed any more: nobody confirmed them."""
+        return self.fresh.closed
+
+    @property
+    def standing_in(self) -> frozenset[str]:
+        """The entries whose reserve SVID is served."""
+        return frozenset(self._standing_in)
+
+    def served(self, id_: str) -> Svid | None:
+        """The SVID that an entry's processes get: its own, or the reserve that stands in for it."""
+        svid = self.svids.get(id_)
+        return self.reserves.get(id_) if svid is None and id_ in self._standing_in else svid
+
     def answers(self, ids: tuple[str, ...], now: datetime) -> Answers:
-        """The prepared answers for a set of entries; nothing in them has expired at `now`."""
+        """The prepared answers for a set of entries; nothing in them has expired, or is CLOSED, at `now`."""
+        if self.fresh.due(now):
+            self.judge(now)
         found = self._answers.get(ids)
         if found is None:
             if len(self._answers) >= MAX_ANSWERS:
@@ -103,6 +124,7 @@ class Store:
             found = self._answers[ids] = Answers(ids, self)
         elif found.until <= now:
             found.forget_svids()
+        found.at = now
         return found
 
     def home(self) -> HeldBundle:
@@ -115,7 +137,7 @@ class Store:
     def bundle(self, trust_domain: TrustDomain) -> Bundle:
         """One bundle, for verification. Raises NotFound."""
         held = self.bundles.get(trust_domain)
-        if held is None:
+        if held is None or trust_domain in self.closed:
             raise NotFound(f"no bundle of trust domain {trust_domain} is held here")
         return held.bundle
 
@@ -129,16 +151,20 @@ class Store:
         """Add, replace and remove entries. An SVID that would carry a wrong ID, or nobody may have, goes at once."""
         changed = False
         for id_ in remove:
+            self.lapsed.discard(id_)
             if self.entries.pop(id_, None) is not None:
-                self.svids.pop(id_, None)
+                self._drop(id_)
+                self.used.pop(id_, None)
+                self.matched.discard(id_)
                 changed = True
         for entry in upsert:
             before = self.entries.get(entry.id)
             if before == entry:
                 continue
             if before is not None and before.spiffe_id != entry.spiffe_id:
-                self.svids.pop(entry.id, None)
+                self._drop(entry.id)
             self.entries[entry.id] = entry
+            self.lapsed.discard(entry.id)
             changed = True
         if changed:
             self.generation += 1
@@ -150,16 +176,65 @@ class Store:
         """Serve these from now on; what has no entry any more is dropped."""
         known = {id_: svid for id_, svid in svids.items() if id_ in self.entries}
         self.svids.update(known)
+        self._standing_in.difference_update(known)
         self._touch(known)
 
-    def put_bundle(self, held: HeldBundle) -> None:
-        """Replace the bundle of one trust domain."""
-        self.bundles[held.bundle.trust_domain] = held
+    def put_reserves(self, reserves: Mapping[str, Svid]) -> None:
+        """Hold these in reserve from now on."""
+        known = {id_: svid for id_, svid in reserves.items() if id_ in self.entries}
+        self.reserves.update(known)
+        if known:
+            self._touch(self._standing_in.intersection(known))
+            self._changed()
+
+    def drop_reserves(self, ids: Iterable[str] | None = None) -> None:
+        """Forget the reserve SVIDs of these entries, or of all."""
+        gone = [
+            id_ for id_ in (list(self.reserves) if ids is None else ids) if self.reserves.pop(id_, None) is not None
+        ]
+        if gone:
+            self._touch(self._standing_in.intersection(gone))
+            self._standing_in.difference_update(gone)
+            self._changed()
+
+    def stand_in(self, ids: Iterable[str]) -> list[str]:
+        """Serve the reserves of those of these entries that have no SVID; gives those for which that is new."""
+        new = [id_ for id_ in ids if id_ not in self.svids and id_ in self.reserves and id_ not in self._standing_in]
+        self._standing_in.update(new)
+        self._touch(new)
+        return new
+
+    def retire(self, authorities: Iterable[str]) -> None:
+        """SVIDs of these authorities are being replaced: what comes late is not taken any more."""
+        named = tuple(dict.fromkeys(authorities))
+        self.retired = (*(one for one in self.retired if one not in named), *named)[-_MAX_RETIRED:]
+
+    def use(self, ids: Iterable[str], now: datetime) -> None:
+        """A process was found to have these entries."""
+        before = len(self.matched)
+        self.matched.update(ids)
+        self.used.update(dict.fromkeys(ids, now))
+        if len(self.matched) > before:
+            self._changed()
+
+    def put_bundle(self, held: HeldBundle, confirmed_at: datetime | None = None) -> None:
+        """Replace the bundle of one trust domain. `confirmed_at` is when its domain last confirmed this very bundle."""
+        self.fresh.put(held, confirmed_at)
         self._bundles_changed()
+
+    def confirm(self, trust_domain: TrustDomain, at: datetime, now: datetime) -> None:
+        """A trust domain has said that the bundle held is its newest. That changes an answer only if it was CLOSED."""
+        if self.fresh.confirm(trust_domain, at):
+            self.judge(now)
+
+    def judge(self, now: datetime) -> None:
+        """Close what nobody confirmed for too long, open what was confirmed again."""
+        if self.fresh.judge(now):
+            self._bundles_changed()
 
     def remove_bundle(self, trust_domain: TrustDomain) -> None:
         """Forget a trust domain: its grant has ended."""
-        if self.bundles.pop(trust_domain, None) is not None:
+        if self.fresh.remove(trust_domain):
             self._bundles_changed()
 
     def expire(self, now: datetime) -> list[str]:
@@ -168,9 +243,11 @@ class Store:
         for id_ in gone:
             del self.svids[id_]
         self._touch(gone)
+        self.drop_reserves([id_ for id_, svid in self.reserves.items() if svid.not_after <= now])
         over = [e.id for e in self.entries.values() if e.expires_at is not None and e.expires_at <= now]
         if over:
             self.put_entries((), over)
+            self.lapsed.update(over)
         return gone
 
     def mark_synced(self) -> None:
@@ -183,9 +260,12 @@ class Store:
         """Stop serving at once: entries, keys and bundles are dropped."""
         self.banned = reason or "banned"
         self.svids.clear()
-        self.bundles.clear()
+        self.reserves.clear()
+        self._standing_in.clear()
+        self.fresh.clear()
         self.synced = False
         self.put_entries((), list(self.entries))
+        self.lapsed.clear()
         self._answers.clear()
         self._changed()
 
@@ -194,6 +274,11 @@ class Store:
         if self.banned:
             self.banned = ""
             self._changed()
+
+    def _drop(self, id_: str) -> None:
+        self.svids.pop(id_, None)
+        self.reserves.pop(id_, None)
+        self._standing_in.discard(id_)
 
     def _bundles_changed(self) -> None:
         for answers in self._answers.values():

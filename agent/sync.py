@@ -5,44 +5,62 @@ may be wrong, and all its nodes would stop at once.
 
 The order of one stream, checked here: 1 the cluster's hello · 2 bans · 3 everything else. Position and cluster instance are
 kept only at the ends of whole batches and snapshots, so a broken stream is resumed from what was wholly applied.
+
+However many nodes lose their cluster, they come back over LONGEST_WAIT seconds, each at a moment of its own (full jitter);
+of several addresses each is tried before that wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from agent import enrolment
-from agent.identity import Node
+from agent import addresses, enrolment
+from agent.identity import Node, NodeIdentity
 from agent.intake import Intake, domain_of, level_of
 from agent.link import SERVICE, Link
 from agent.rotation import Chance
 from agent.store import Store
+from agent.trusted_time import TrustedTime
 from trustfed.errors import Denied, Invalid, TrustfedError, Unavailable
 from trustfed.proto import node_pb2 as pb
 from trustfed.runtime import errors, logs
-from trustfed.runtime.clock import Clock
 from trustfed.runtime.grpc_client import VerifiedChannel, stream
 from trustfed.runtime.metrics import Registry
-from trustfed.runtime.timestamps import to_ms
+from trustfed.runtime.timestamps import from_ms, to_ms
 from trustfed.runtime.version import PROTOCOL, SOFTWARE
 from trustfed.runtime.waiting import news_or_time, together
 from trustfed.spiffe.ids import TrustDomain, shown
 
 log = logs.get("agent.sync")
 
+CONNECT_SECONDS = 5.0
 HELLO_SECONDS = 10.0
+HOME_SECONDS = 10.0
 HEARTBEAT_SECONDS = 15.0
 SILENCE_SECONDS = 45.0
 FIRST_WAIT = 0.5
-LONGEST_WAIT = 30.0
+LONGEST_WAIT = 7.0
 _CLOCK_OFFSET_SECONDS = 60
 
-OnReissue = Callable[[pb.Reissue], None]
+
+class Followers(Protocol):
+    """What is done about news that are neither entries nor bundles."""
+
+    def reissue(self, said: pb.Reissue) -> None:
+        """SVIDs of these authorities are to be replaced."""
+        ...
+
+    def connected(self, hello: pb.ClusterHello) -> None:
+        """The cluster has said hello, and that this node is not banned."""
+        ...
+
+    def urgent(self) -> None:
+        """Something was taken away, by a ban or otherwise: it must not come back."""
+        ...
 
 
 @dataclass
@@ -51,6 +69,8 @@ class SyncStatus:
 
     connected_since: datetime | None = None
     heard: datetime | None = None
+    offline_since: datetime | None = None
+    address: str = ""
     position: int = 0
     error: str = ""
     hint: str = ""
@@ -64,25 +84,46 @@ class Sync:
         store: Store,
         node: Node,
         link: Link,
-        on_reissue: OnReissue,
-        on_connected: Callable[[], None],
+        followers: Followers,
         intake: Intake,
-        clock: Clock,
+        clock: TrustedTime,
         chance: Chance,
         registry: Registry,
     ) -> None:
         self._store, self._node, self._link = store, node, link
-        self._on_reissue, self._on_connected = on_reissue, on_connected
+        self._followers = followers
         self._intake, self._clock, self._chance = intake, clock, chance
-        self.status = SyncStatus()
-        self._instance = self._coming = ""
+        self.status = SyncStatus(offline_since=clock.now())
+        self.instance = ""
+        """Which cluster journal the position counts in."""
+        self.tried = asyncio.Event()
+        """Set once the first stream has told the bans, or could not be had."""
+        self._coming = ""
+        self._hello_of_cluster = pb.ClusterHello()
+        self._lacking = False
+        self._refreshing: asyncio.Task[NodeIdentity] | None = None
+        self._dialled = False
         self._connected = registry.gauge("agent_cluster_connected", "1 while the stream from the cluster is up")
 
+    def resume(self, position: int, instance: str) -> None:
+        """What was kept was wholly applied up to here."""
+        self.status.position, self.instance = position, instance
+
+    def start_over(self) -> None:
+        """Ask for a whole snapshot, now: what is held may lack something. It is served meanwhile, and kept."""
+        self._lacking = True
+        self._link.stale.set()
+
+    @property
+    def resumable(self) -> str:
+        """The instance in whose journal the position counts; "" where only a snapshot can follow on what is held."""
+        return "" if self._lacking or self._store.lapsed else self.instance
+
     async def run(self) -> None:
-        """Stay connected: at once after a renewal, with full jitter between tries that failed."""
+        """Stay connected: at once after a renewal, with full jitter between rounds over the addresses that failed."""
         wait = FIRST_WAIT
         while True:
-            started, error = self._clock.monotonic(), None
+            started, error, self._dialled = self._clock.monotonic(), None, False
             try:
                 await self._session()
             except TrustfedError as caught:
@@ -90,34 +131,77 @@ class Sync:
             except Exception as caught:  # whatever the cluster sends, what is held is served on
                 error = Unavailable(errors.answer(caught).line())
             finally:
-                self._connected.set(0)
-                self.status.connected_since = None
+                served = self.status.connected_since is not None
+                self._lost()
             if error is None:
                 wait = FIRST_WAIT
                 continue
+            if (error.message, error.hint) != (self.status.error, self.status.hint):
+                log.warning("stream from the cluster ended", error=error.message, hint=error.hint)
             self.status.error, self.status.hint = error.message, error.hint
-            log.warning("stream from the cluster ended", error=error.message, hint=error.hint)
             if _mistrust(error):
                 await self._refresh_home()
-            worked = self._clock.monotonic() - started > LONGEST_WAIT
-            wait = FIRST_WAIT if worked else min(wait * 2, LONGEST_WAIT)
+            if self._dialled and not self._link.failed():  # the next address, not by all nodes at once
+                if served:
+                    await self._clock.sleep(FIRST_WAIT * self._chance())
+                continue
+            self.tried.set()
+            if self._clock.monotonic() - started > LONGEST_WAIT:
+                wait = FIRST_WAIT
             # A new SVID of this node ends the pause: the old one may have been why.
             await news_or_time(self._link.stale, self._clock, wait * self._chance())
+            wait = min(wait * 2, LONGEST_WAIT)
 
     async def _session(self) -> None:
         """One stream, until it breaks (raises) or a newer SVID should be presented (returns)."""
-        channel = self._link.dial()
+        end = self._node.identity.svid.not_after
+        if end <= self._clock.now():
+            raise Unavailable(
+                f"the node's own SVID ended at {end.isoformat()}", hint="it is being renewed; see own_svid"
+            )
+        channel, self._dialled = self._link.dial(), True
+        self.status.address = self._link.address
         try:
             async with stream(channel, SERVICE + "Sync", pb.FromAgent, pb.FromCluster) as opened:
+                await self._connect(channel)
                 snapshot = await self._greet(opened)
                 self._link.use(channel)
-                self.status.connected_since, self.status.error, self.status.hint = self._clock.now(), "", ""
+                status = self.status
+                status.connected_since, status.offline_since = self._clock.now(), None
+                status.error = status.hint = ""
                 self._connected.set(1)
-                log.info("connected to the cluster", server=str(self._node.identity.server_id), snapshot=snapshot)
-                self._on_connected()
+                address = self._link.address
+                log.info("connected to the cluster", address=address, snapshot=snapshot)
+                self._followers.connected(self._hello_of_cluster)
+                await self._remember(self._hello_of_cluster)
                 await together([self._receive(opened, snapshot=snapshot), self._beat(opened)], self._link.stale)
         finally:
             self._let_go(channel)
+
+    async def _connect(self, channel: VerifiedChannel) -> None:
+        """Where nobody answers, the next address is not kept waiting."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await channel.__connect__()
+        except TimeoutError:
+            raise Unavailable(f"{self._link.address} did not answer within {CONNECT_SECONDS:.0f} s") from None
+
+    async def _remember(self, hello: pb.ClusterHello) -> None:
+        """The address that works comes first from now on, over a restart too, before the others that the cluster told."""
+        self._link.worked()
+        identity, address = self._node.identity, self._link.address
+        grpc = addresses.usable(hello.grpc_addresses) or identity.grpc_addresses
+        https = addresses.usable(hello.https_addresses) or identity.https_addresses
+        if (address, grpc, https) != (identity.grpc, identity.grpc_addresses, identity.https_addresses):
+            await self._node.adopt(
+                lambda present: replace(present, grpc=address, grpc_addresses=grpc, https_addresses=https)
+            )
+
+    def _lost(self) -> None:
+        self._connected.set(0)
+        if self.status.offline_since is None:
+            self.status.offline_since = self._clock.now()
+        self.status.connected_since = None
 
     async def _greet(self, opened: Any) -> bool:
         """1 and 2. True when a snapshot follows."""
@@ -137,15 +221,17 @@ class Sync:
             raise Invalid(f"the cluster speaks protocol {hello.protocol}, this agent {PROTOCOL}", hint="upgrade one")
         if hello.trust_domain != self._store.trust_domain.name:
             raise Denied(f"the cluster serves {shown(hello.trust_domain)}, not {self._store.trust_domain}")
-        offset = abs(to_ms(self._clock.now()) - hello.time_ms) / 1000
+        offset = abs(to_ms(self._clock.wall()) - hello.time_ms) / 1000
         if offset > _CLOCK_OFFSET_SECONDS:
             log.warning("clocks differ", seconds=round(offset), peer="cluster")
         self._bans(second.bans)
+        self.tried.set()
+        self._time(hello.time_ms)
         if second.bans.banned:
             raise Denied(f"this node is banned: {second.bans.reason[:200]}")
-        if not hello.snapshot and hello.cluster_instance != self._instance:
+        if not hello.snapshot and hello.cluster_instance != self.instance:
             raise Invalid("the cluster would resume a stream of another instance")
-        self._coming = hello.cluster_instance
+        self._coming, self._hello_of_cluster = hello.cluster_instance, hello
         if not hello.snapshot:
             self._store.mark_synced()
         return bool(hello.snapshot)
@@ -156,8 +242,8 @@ class Sync:
             protocol_max=PROTOCOL,
             software=SOFTWARE,
             # After a ban was lifted, and after a start, there is nothing to resume from.
-            position=self.status.position if self._store.synced else 0,
-            cluster_instance=self._instance,
+            position=self.status.position if self._store.synced and self.instance and not self._lacking else 0,
+            cluster_instance=self.instance,
         )
         for held in self._store.bundles.values():
             hello.levels.append(level_of(held))
@@ -172,7 +258,9 @@ class Sync:
         seen: tuple[set[str], set[TrustDomain]] | None = (set(), set()) if snapshot else None
         while True:
             try:
-                message = await asyncio.wait_for(opened.recv_message(), SILENCE_SECONDS)
+                # Not wait_for: it forgets a cancellation that comes together with a message.
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    message = await opened.recv_message()
             except TimeoutError:
                 raise Unavailable(f"the cluster was silent for {SILENCE_SECONDS:.0f} s") from None
             if message is None:
@@ -181,7 +269,8 @@ class Sync:
             kind = message.WhichOneof("message")
             if kind == "snapshot_end" and seen is not None:
                 self._intake.complete(*seen)
-                seen = None
+                seen, self._lacking = None, False
+                self._followers.urgent()
             elif kind == "bundle":
                 if seen is not None and (named := domain_of(message.bundle.trust_domain)) is not None:
                     seen[1].add(named)
@@ -192,37 +281,69 @@ class Sync:
                 if seen is not None and kind == "entries":
                     seen[0].update(entry.id for entry in message.entries.upsert)
                 self._take(kind, message)
-            if message.position and seen is None:
-                self.status.position, self._instance = message.position, self._coming
+            if message.position and seen is None and not self._lacking:
+                self.status.position, self.instance = message.position, self._coming
 
     def _take(self, kind: str | None, message: pb.FromCluster) -> None:
         if kind == "bans":
             self._bans(message.bans)
         elif kind == "entries":
-            self._intake.entries(message.entries)
+            if self._intake.entries(message.entries):
+                self._followers.urgent()
         elif kind == "bundle_removed":
             self._intake.remove_bundle(message.bundle_removed.trust_domain)
+            self._followers.urgent()
         elif kind == "reissue":
-            self._on_reissue(message.reissue)
+            self._followers.reissue(message.reissue)
+            self._followers.urgent()
+        elif kind == "heartbeat":
+            self._time(message.heartbeat.time_ms)
+            self._intake.confirmed(message.heartbeat.confirmed)
+
+    def _time(self, milliseconds: int) -> None:
+        """What time the cluster has, as far as it is believed (agent.trusted_time)."""
+        try:
+            said = from_ms(milliseconds)
+        except Invalid:
+            return
+        if self._link.bound is not None:
+            self._clock.authenticate(said, self._link.bound, self._link.address)
 
     def _bans(self, bans: pb.Bans) -> None:
         if bans.banned:
-            log.error("this node is banned; it serves nothing any more", reason=bans.reason[:200])
-            self._store.ban(bans.reason[:200])
-            self.status.position = 0
+            self.banned(bans.reason)
         else:
             self._store.lift_ban()
 
+    def banned(self, reason: str) -> None:
+        """The cluster has said that this node is banned: from this moment on nothing is served."""
+        log.error("this node is banned; it serves nothing any more", reason=reason[:200])
+        self._store.ban(reason[:200])
+        self.status.position = 0
+        self._followers.urgent()
+
     async def _refresh_home(self) -> None:
-        """The server did not fit the home bundle held: this node may have been away while its authorities changed."""
+        """The server did not fit the home bundle held: this node may have been away while its authorities changed.
+
+        One look at the doors at a time, in a thread; where it takes long, it ends beside the next session.
+        """
+        looking = self._refreshing
+        if looking is None:
+            looking = asyncio.create_task(asyncio.to_thread(enrolment.refresh, self._node.identity))
+            self._refreshing = looking
         try:
-            identity = self._node.identity
-            fresh = await asyncio.to_thread(enrolment.refresh, identity)
-            if fresh.home.level > identity.home.level:
+            async with asyncio.timeout(HOME_SECONDS):
+                fresh = await asyncio.shield(looking)
+            if fresh.home.level > self._node.identity.home.level:
                 await self._node.adopt(lambda present: replace(present, home=fresh.home))
                 log.info("home bundle refreshed from the cluster's door", sequence=fresh.home.level.sequence)
+        except TimeoutError:
+            log.warning("home bundle not refreshed", error=f"no door answered within {HOME_SECONDS:.0f} s")
         except TrustfedError as error:
             log.warning("home bundle not refreshed", error=error.message, hint=error.hint)
+        finally:
+            if looking.done():
+                self._refreshing = None
 
     def _let_go(self, channel: VerifiedChannel) -> None:
         self._link.use(None)

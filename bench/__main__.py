@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import apart, store
 from bench.figures import Report, Run
 from bench.load import LoadClient
 from bench.procs import BenchError, Busy, machine
@@ -20,7 +21,19 @@ from bench.table import as_json, render
 from bench.trustfed import Trustfed
 from trustfed.errors import TrustfedError
 
-GROUPS = ("issuance", "workload", "memory", "start", "entry", "authority")
+GROUPS = (
+    "issuance",
+    "workload",
+    "memory",
+    "start",
+    "entry",
+    "authority",
+    "restart",
+    "partition",
+    "edge",
+    "publish",
+    "herd",
+)
 EXAMPLES = """\
 examples:
   python -m bench                                   every figure of trustfed
@@ -30,7 +43,7 @@ examples:
                                                     the same of SPIRE, in turn with trustfed, and ratios
   … python -m bench --products spire                SPIRE alone
 
-A whole run takes about 3 minutes for one product and 7 for two. Everything listens on loopback or Unix sockets in a
+A whole run takes about 7 minutes for one product and 12 for two. Everything listens on loopback or Unix sockets in a
 temporary directory, and is stopped at the end. Close other programs: the figures are those of a quiet machine.
 """
 
@@ -91,6 +104,14 @@ def _take(options: argparse.Namespace, directory: Path, report: Report, products
         run.authority()
     if "start" in only:
         run.start()
+    if "partition" in only:
+        apart.partition(run)
+    if "restart" in only:
+        apart.restart(run)
+    if "edge" in only or "publish" in only:
+        store.take(run, directory / "store", edge="edge" in only, publish="publish" in only)
+    if "herd" in only:
+        apart.herd(run)
 
 
 def _spire(directory: Path, client: LoadClient) -> Product:

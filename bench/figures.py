@@ -70,8 +70,8 @@ class Run:
     def __init__(
         self, products: Sequence[Product], client: LoadClient, report: Report, seconds: float, rounds: int
     ) -> None:
-        self._products, self._client, self._report = list(products), client, report
-        self._seconds, self._rounds = seconds, rounds
+        self.products, self.client, self.report = list(products), client, report
+        self.seconds, self.rounds = seconds, rounds
         self._begun = time.monotonic()
 
     def progress(self, text: str) -> None:
@@ -81,39 +81,39 @@ class Run:
         """X509-SVIDs per second, asked for over 4 connections at once, by 1, 50 and 500."""
         for size in BATCHES:
             name = f"X509-SVIDs by {size}, {ISSUERS} callers"
-            for product in self._turns(self._rounds):
-                taken = self._sample(product, name, partial(product.issue, size, ISSUERS, self._seconds))
+            for product in self._turns(self.rounds):
+                taken = self._sample(product, name, partial(product.issue, size, ISSUERS, self.seconds))
                 if taken:
-                    self._report.add(product.name, "issuance", name, "SVIDs/s", taken.per_second, more=True)
+                    self.report.add(product.name, "issuance", name, "SVIDs/s", taken.per_second, more=True)
 
     def workload(self) -> None:
         """Workload API calls per second with p50 and p99."""
         for mode, title in MODES.items():
             for callers in CALLERS:
                 name = f"{title}, {callers} caller{'s' if callers > 1 else ''}"
-                for product in self._turns(self._rounds):
-                    call = partial(self._client.workload, product.socket, mode, callers, self._seconds)
+                for product in self._turns(self.rounds):
+                    call = partial(self.client.workload, product.socket, mode, callers, self.seconds)
                     taken = self._sample(product, name, call)
                     if taken:
-                        self._report.add(product.name, "workload", name, "calls/s", taken.per_second, more=True)
-                        self._report.add(product.name, "workload", name, "p50 ms", taken.p50_ms)
-                        self._report.add(product.name, "workload", name, "p99 ms", taken.p99_ms)
+                        self.report.add(product.name, "workload", name, "calls/s", taken.per_second, more=True)
+                        self.report.add(product.name, "workload", name, "p50 ms", taken.p50_ms)
+                        self.report.add(product.name, "workload", name, "p99 ms", taken.p99_ms)
 
     def memory(self, when: str) -> None:
         """Resident memory of each process; of one with children the whole tree, shared pages counted once."""
-        for product in self._products:
+        for product in self.products:
             for role, pid in product.processes().items():
                 tree = [pid, *descendants(pid)]
                 megabytes = resident(pid) if len(tree) == 1 else proportional(tree)
-                self._report.add(product.name, "memory", f"{role}, {when}", "MB", megabytes)
-                self._report.add(product.name, "memory", f"{role}, {when}", "anonymous MB", anonymous(tree))
+                self.report.add(product.name, "memory", f"{role}, {when}", "MB", megabytes)
+                self.report.add(product.name, "memory", f"{role}, {when}", "anonymous MB", anonymous(tree))
 
     def settle(self) -> None:
         self.progress(f"idle for {SETTLE_SECONDS:.0f} s")
         time.sleep(SETTLE_SECONDS)
 
     def started(self, product: Product, seconds: float) -> None:
-        self._report.add(product.name, "start", "agent start, with a join token → first SVID", "s", seconds)
+        self.report.add(product.name, "start", "agent start, with a join token → first SVID", "s", seconds)
 
     def start(self) -> None:
         """Start of an agent that has joined before → first SVID."""
@@ -123,7 +123,7 @@ class Run:
         """A new entry → a workload's open stream has its SVID."""
 
         def take(product: Product) -> float:
-            with self._client.watch(product.socket) as watch:
+            with self.client.watch(product.socket) as watch:
                 watch.until(lambda answer: bool(answer.ids), "the first SVID", LATEST)
                 begun = time.time_ns()
                 spiffe_id = product.create_entry(f"/bench/new-{begun}")
@@ -139,7 +139,7 @@ class Run:
             return {name.removeprefix("spiffe://"): value for name, value in answer.bundles.items()}.get(PEER)
 
         def take(product: Product) -> float:
-            with self._client.watch(product.socket) as watch:
+            with self.client.watch(product.socket) as watch:
                 before = bundle(watch.until(lambda answer: bundle(answer) is not None, f"the bundle of {PEER}", LATEST))
                 begun = product.prepare_authority()
                 answer = watch.until(lambda answer: bundle(answer) != before, f"a new authority at {HOME}", LATEST)
@@ -148,36 +148,36 @@ class Run:
         self._repeat("propagation", "new authority → peer domain's workload has the bundle", take)
 
     def _repeat(self, group: str, name: str, take: Callable[[Product], float]) -> None:
-        used = {product.name: 0.0 for product in self._products}
+        used = {product.name: 0.0 for product in self.products}
         for product in self._turns(REPEATS):
             if used[product.name] >= REPEAT_SECONDS:
                 continue
             begun = time.monotonic()
             try:
                 seconds = take(product)
-                self._report.add(product.name, group, name, "s", seconds)
+                self.report.add(product.name, group, name, "s", seconds)
                 self.progress(f"{name}: {product.name} {seconds:.3f} s")
             except BenchError as error:
                 used[product.name] = REPEAT_SECONDS
-                self._failed(product, name, str(error))
+                self.failed(product, name, str(error))
             used[product.name] += time.monotonic() - begun
 
     def _turns(self, rounds: int) -> Iterable[Product]:
         """Each product once a round, the other one first every second round."""
         for number in range(rounds):
-            yield from self._products if number % 2 == 0 else reversed(self._products)
+            yield from self.products if number % 2 == 0 else reversed(self.products)
 
     def _sample(self, product: Product, name: str, take: Callable[[], Sample]) -> Sample | None:
         try:
             taken = take()
         except BenchError as error:
-            self._failed(product, name, str(error))
+            self.failed(product, name, str(error))
             return None
         self.progress(f"{name}: {product.name} {taken.per_second:,.0f}/s")
         if taken.errors:
-            self._failed(product, name, f"{taken.errors} calls failed, the last with: {taken.last_error}")
+            self.failed(product, name, f"{taken.errors} calls failed, the last with: {taken.last_error}")
         return taken
 
-    def _failed(self, product: Product, name: str, why: str) -> None:
-        self._report.failures.append(f"{product.name}: {name}: {why}")
+    def failed(self, product: Product, name: str, why: str) -> None:
+        self.report.failures.append(f"{product.name}: {name}: {why}")
         self.progress(f"FAILED {product.name}: {name}: {why}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -35,8 +36,12 @@ class Product(Protocol):
         """Role → pid."""
         ...
 
-    def restart_agent(self) -> float:
-        """Seconds from the start of an agent that has joined before to the first SVID."""
+    def restart_agent(self, limit: float = 60.0) -> float:
+        """Seconds from the start of an agent that has joined before to the first SVID; BenchError after `limit`."""
+        ...
+
+    def alone(self) -> AbstractContextManager[None]:
+        """In the block the agent has nobody: every server is stopped, and started again behind it."""
         ...
 
     def issue(self, size: int, callers: int, seconds: float) -> Sample:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.load import Door, LoadClient, Sample
@@ -89,9 +91,21 @@ class Spire:
     def processes(self) -> dict[str, int]:
         return {"cluster (SPIRE: server)": self._running["server"].pid, "agent": self._running["agent"].pid}
 
-    def restart_agent(self) -> float:
+    def restart_agent(self, limit: float = 60.0) -> float:
         self._running["agent"].stop()
-        return self._client.first(self.socket, self._start_agent)
+        return self._client.first(self.socket, self._start_agent, limit)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        for name in ("server", "peer server"):
+            self._running[name].stop()
+        try:
+            yield
+        finally:
+            self._run_server("peer server", self._peer)
+            self._run_server("server", self._home)
+            if not self._running["agent"].running():  # it ends by itself when it finds no server
+                self._client.first(self.socket, self._start_agent)
 
     def issue(self, size: int, callers: int, seconds: float) -> Sample:
         door = Door("batch", f"127.0.0.1:{self._port}", self._node, SERVER_ID)
@@ -109,9 +123,14 @@ class Spire:
         return begun
 
     def _serve(self, name: str, folder: Path, domain: str, port: int, federation: str) -> None:
-        config = folder / "server.conf"
-        config.write_text(SERVER.format(port=port, folder=folder, domain=domain, federation=federation))
-        argv = [self._server, "run", "-config", config]
+        (folder / "server.conf").write_text(
+            SERVER.format(port=port, folder=folder, domain=domain, federation=federation)
+        )
+        self._run_server(name, folder)
+
+    def _run_server(self, name: str, folder: Path) -> None:
+        (folder / "api.sock").unlink(missing_ok=True)
+        argv = [self._server, "run", "-config", folder / "server.conf"]
         process = self._running[name] = Process(name, argv, folder / "log")
         wait_until((folder / "api.sock").exists, "its API socket", process)
         run([self._server, "healthcheck", "-socketPath", folder / "api.sock"])

@@ -12,8 +12,15 @@ TITLES = {
     "memory": "Resident memory",
     "start": "Start",
     "propagation": "Propagation",
+    "apart": "Apart",
+    "store": "Through a store",
 }
-ONE_BY_ONE = ("start", "propagation")  # groups whose samples are single events: the worst one is shown too
+ONE_BY_ONE = (
+    "start",
+    "propagation",
+    "apart",
+    "store",
+)  # groups whose samples are single events: the worst one is shown too
 
 
 def render(report: Report) -> str:
@@ -71,7 +78,8 @@ def _cell(figures: Sequence[Figure], product: str) -> str:
     parts = [_amount(value, figure.unit) for figure in figures if (value := figure.value(product)) is not None]
     taken = figures[0].samples.get(product, [])
     if figures[0].group in ONE_BY_ONE and len(taken) > 1:
-        parts.append(f"(worst of {len(taken)}: {_number(max(taken))})")
+        worst = min(taken) if figures[0].more_is_better else max(taken)
+        parts.append(f"(worst of {len(taken)}: {_number(worst)})")
     return "  ".join(parts) or "-"
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from bench.herd import Place, Taken, reconnect
 from bench.issuance import cluster_issuance
 from bench.load import LoadClient, Sample
 from bench.node import attest, write_private
@@ -25,6 +29,7 @@ COMMANDS = {
     "cluster init": "cluster init @{token} --config {config}",
     "cluster serve": "cluster serve --config {config}",
     "agent serve": "agent serve --config {config} --join @{token}",
+    "edge serve": "agent serve --config {config}",
 }
 HUB_CONFIG = """
 data_dir = "{folder}/data"
@@ -65,6 +70,8 @@ AUTHORITIES = ("GET", "/authorities")
 PREPARE = ("POST", "/authorities/prepare")
 ACTIVATE = ("POST", "/authorities/{id}/activate")
 READY = ("GET", "/ready")
+
+HERD_SVIDS, HERD_CHANGES = 10, 20  # SVIDs that each node asks for when it is back, entries that are new to it
 
 REASON = "bench"
 CLUSTER_ID = f"spiffe://{HOME}/trustfed/cluster"
@@ -113,9 +120,42 @@ class Trustfed:
         roles = {"agent": "agent", "cluster (SPIRE: server)": "cluster", "hub": "hub"}
         return {role: self._running[name].pid for role, name in roles.items()}
 
-    def restart_agent(self) -> float:
+    def restart_agent(self, limit: float = 60.0) -> float:
         self._running["agent"].stop()
-        return self._client.first(self.socket, self._start_agent)
+        return self._client.first(self.socket, self._start_agent, limit)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        for name in ("hub", "cluster", "peer cluster"):
+            self._running[name].stop()
+        try:
+            yield
+        finally:
+            for name, folder in (("hub", self._hub), ("cluster", self._home), ("peer cluster", self._peer)):
+                self._serve(name, f"{name.split()[-1]} serve", folder)
+            wait_until(self._connected, "the agent's stream", self._running["agent"])
+
+    def enrol_herd(self, size: int) -> list[Path]:
+        """Folders of `size` nodes that have joined the home cluster."""
+        bundle = self._call_text(self._home, *BUNDLE)
+        folders = [self._directory / "herd" / str(number) for number in range(size)]
+        for folder in folders:
+            folder.mkdir(mode=0o700, parents=True)
+        tokens = [self._node_token(f"herd-{number}") for number in range(size)]
+        with ThreadPoolExecutor(4) as several:
+            list(several.map(lambda pair: attest(*pair, bundle), zip(tokens, folders, strict=True)))
+        return folders
+
+    def herd(self, folders: Sequence[Path], spread: float) -> Taken:
+        """These nodes come back to the home cluster within `spread` seconds; entries are new since they were there."""
+        place = Place(f"127.0.0.1:{self._ports['home grpc']}", CLUSTER_ID, self._entries[:HERD_SVIDS])
+
+        def change() -> int:
+            for number in range(HERD_CHANGES):
+                self.entry(f"spiffe://{HOME}/bench/herd-{time.time_ns()}", f"unix:uid:{FIRST_UID + number}")
+            return int(self._call(self._home, "GET", "/status")["position"])
+
+        return reconnect(folders, place, self._node, change, spread)
 
     def issue(self, size: int, callers: int, seconds: float) -> Sample:
         return cluster_issuance(
@@ -131,18 +171,37 @@ class Trustfed:
 
     def create_entry(self, path: str) -> str:
         spiffe_id = f"spiffe://{HOME}{path}"
-        self._entry(spiffe_id, OWN_SELECTOR)
+        self.entry(spiffe_id, OWN_SELECTOR)
         return spiffe_id
 
     def prepare_authority(self) -> int:
-        """The one of the round before is activated first: a domain prepares one at a time."""
+        self.activate_prepared()
+        begun = time.time_ns()
+        self._call(self._peer, *PREPARE, {"kind": "x509", "reason": REASON})
+        return begun
+
+    def activate_prepared(self) -> None:
+        """In the peer domain, the authority of the round before: a domain prepares one at a time."""
         for authority in self._call(self._peer, *AUTHORITIES)["authorities"]:
             if (authority["kind"], authority["status"]) == ("x509", "prepared"):
                 method, path = ACTIVATE
                 self._call(self._peer, method, path.format(id=authority["id"]), {"reason": REASON})
-        begun = time.time_ns()
-        self._call(self._peer, *PREPARE, {"kind": "x509", "reason": REASON})
-        return begun
+
+    def reconfigure(self, hub: str, home: str) -> None:
+        """Hub and home cluster start again with these tables added to their configuration."""
+        for name, folder, text in (("hub", self._hub, hub), ("cluster", self._home, home)):
+            with (folder / "config.toml").open("a") as config:
+                config.write(text)
+            self._running[name].stop()
+            self._serve(name, f"{name} serve", folder)
+
+    def hub(self, method: str, path: str, body: object = None) -> Any:
+        """Ask the hub's admin socket."""
+        return self._call(self._hub, method, path, body)
+
+    def agent(self, name: str, folder: Path) -> Process:
+        """Start one more agent, without a token, on the configuration in `folder`."""
+        return Process(name, self._argv("edge serve", folder), folder / "log")
 
     def _configure(self, folder: Path, text: str) -> None:
         ports = {"grpc": free_port(), "https": free_port()}
@@ -166,6 +225,9 @@ class Trustfed:
         process = self._running["agent"] = Process("agent", self._argv("agent serve", self._agent), self._agent / "log")
         return process.started_ns
 
+    def _connected(self) -> bool:
+        return bool(self._call(self._agent, "GET", "/status")["sync"]["connected"])
+
     def _ready(self, folder: Path) -> bool:
         try:
             return self._request(folder, *READY).is_success
@@ -188,10 +250,11 @@ class Trustfed:
 
     def _create_entries(self) -> None:
         for n in range(ENTRIES):
-            self._entry(f"spiffe://{HOME}/bench/other-{n}", f"unix:uid:{FIRST_UID + n}")
-        self._entry(f"spiffe://{HOME}{OWN_PATH}", OWN_SELECTOR, federates_with=[PEER])
+            self.entry(f"spiffe://{HOME}/bench/other-{n}", f"unix:uid:{FIRST_UID + n}")
+        self.entry(f"spiffe://{HOME}{OWN_PATH}", OWN_SELECTOR, federates_with=[PEER])
 
-    def _entry(self, spiffe_id: str, selector: str, **more: object) -> None:
+    def entry(self, spiffe_id: str, selector: str, **more: object) -> None:
+        """A new entry of the home domain."""
         entry = {"spiffe_id": spiffe_id, "parent": PARENT, "selectors": [selector], "owner": REASON, **more}
         self._entries.append(self._call(self._home, *ENTRY, entry)["id"])
 
@@ -215,6 +278,7 @@ class Trustfed:
         return answer
 
     def _request(self, folder: Path, method: str, path: str, body: object = None) -> httpx.Response:
-        transport = httpx.HTTPTransport(uds=str(folder / "admin.sock"))
-        with httpx.Client(transport=transport, base_url="http://admin", timeout=30) as client:
+        # No TLS on a Unix socket: reading the machine's roots for it would take longer than most answers.
+        transport = httpx.HTTPTransport(uds=str(folder / "admin.sock"), verify=False)
+        with httpx.Client(transport=transport, base_url="http://admin", timeout=30, trust_env=False) as client:
             return client.request(method, path, json=body)

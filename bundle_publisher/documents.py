@@ -30,6 +30,11 @@ def bundle_name(trust_domain: TrustDomain) -> str:
     return _PREFIX + trust_domain.name
 
 
+def trust_domain_of(name: str) -> str | None:
+    """The trust domain whose bundle is published under `name`; None for any other document."""
+    return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else None
+
+
 def bundle_document(bundle: Bundle, body: bytes) -> Document:
     """The bundle document `body`, exact bytes, whose content `bundle` is."""
     hint = bundle.refresh_hint or DEFAULT_HINT

@@ -1,144 +1,177 @@
-"""The publishing loop: the newest of each document goes to the target, and a target that fails delays nothing else.
+"""The publisher: the newest of each document goes to every target, and a target that fails delays no other.
 
-Each document is tried until it is there: after a failure with growing, jittered pauses. Only the newest version of a
-document waits, so what waits is bounded by what there is. Writes are conditional and never go backwards.
+`want` a document and it is written to each target as it is when its turn comes (bundle_publisher/conditional.py), tried
+until it is there (bundle_publisher/one_target.py). A `Round` keeps many names of a target true together, on news and
+when it says that it is due.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from functools import partial
+from typing import Protocol
 
-from bundle_publisher.documents import check_continues
-from bundle_publisher.targets.port import Document, Target
-from trustfed.errors import Conflict, TrustfedError, Unavailable
-from trustfed.runtime import logs
+from bundle_publisher.conditional import Make, drop, put
+from bundle_publisher.one_target import OneTarget, Status, Work
+from bundle_publisher.targets.port import Target
 from trustfed.runtime.clock import Clock
+from trustfed.runtime.waiting import news_or_time
 
-Make: TypeAlias = Callable[[], Document]
-"""Makes the newest version of a document; called in a thread when it is about to be written."""
+__all__ = ["Make", "Publisher", "Round", "Status", "TargetStatus"]
 
-TRY_SECONDS = 10.0
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 60.0
-CONFLICTS = 4
-AT_ONCE = 8
+TRY_SECONDS = 90.0
+"""One attempt at one document; each call of a target has a bound of its own below that."""
+ROUND_SECONDS = 120.0
+BETWEEN_ROUNDS = 1.0
+"""At least so many seconds lie between two rounds that are begun because they are due."""
+LONGEST_LOOK = 60.0
+"""A round's due time is asked again after so many seconds: a clock that was set is noticed."""
+
+
+class Round(Protocol):
+    """What keeps many names of a target true together (a TUF repository) and knows itself when it must look again.
+
+    One round serves every target of a publisher: what it learns of a target it keeps per target, or reads anew.
+    """
+
+    name: str
+    """The name in the status."""
+
+    async def bring(self, target: Target) -> None:
+        """Make the target hold what it should: idempotent, resumable from whatever it holds now, conditional writes."""
+        ...
+
+    def due(self, now: datetime) -> datetime | None:
+        """When the round must run again even without news (a signature grows old).
+
+        None: not before the next news, because there is nothing yet that it keeps (such a round is in no status).
+        """
+        ...
 
 
 @dataclass(frozen=True)
-class Status:
-    """How one document stands: `wanted` since when a newer version waits, `published` when the last one got there."""
+class TargetStatus:
+    """One target at a glance: how many names wait, the oldest of them since `wanted`, and the error seen last."""
 
-    name: str
-    wanted: datetime | None = None
-    published: datetime | None = None
-    attempts: int = 0
-    error: str = ""
+    target: str
+    names: int
+    waiting: int
+    wanted: datetime | None
+    errors: int
+    last_success: datetime | None
+    error: str
+    hint: str
+    next_try: datetime | None
 
 
 class Publisher:
-    """Keeps a target up to date. `want` never waits; `run` does the work until it is cancelled."""
+    """Keeps its targets up to date. `want` never waits; `run` does the work until it is cancelled."""
 
-    def __init__(self, target: Target, clock: Clock, jitter: Callable[[], float]) -> None:
-        """`jitter()` gives a number from 0 to 1."""
-        self._target, self._clock, self._jitter = target, clock, jitter
-        self._waiting: dict[str, Make | None] = {}
-        self._status: dict[str, Status] = {}
-        self._busy: dict[str, asyncio.Task[None]] = {}
-        self._news = asyncio.Event()
-        self._slots = asyncio.Semaphore(AT_ONCE)
-        self._log = logs.get("publisher")
+    def __init__(
+        self, targets: Mapping[str, Target], clock: Clock, jitter: Callable[[], float], rounds: Iterable[Round] = ()
+    ) -> None:
+        """`targets` by name; `jitter()` gives a number from 0 to 1."""
+        self._targets, self._clock = dict(targets), clock
+        self._queues = {name: OneTarget(name, clock, jitter, self._arrived) for name in sorted(targets)}
+        self._rounds: dict[str, Round] = {}
+        self._moved: dict[str, asyncio.Event] = {}
+        self._listeners: list[Callable[[str], None]] = []
+        for one in rounds:
+            self.add_round(one)
+
+    def on_arrival(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the name of each document, or round, that has reached a target."""
+        self._listeners.append(listener)
+
+    def add_round(self, one: Round) -> None:
+        """Let `one` run on every target, for the first time at once. Before `run` only."""
+        self._rounds[one.name] = one
+        self._moved[one.name] = asyncio.Event()
+        self.want_round(one.name)
+
+    def want_round(self, name: str) -> None:
+        """There is news for the round `name`: every target gets one more, begun after this moment."""
+        self._begin(self._rounds[name], self._queues.values())
+        self._moved[name].set()
 
     def want(self, name: str, make: Make | None) -> None:
         """From now on the document `name` should be what `make` gives, or not be there at all (None)."""
-        self._waiting[name] = make
-        known = self._status.get(name, Status(name))
-        self._status[name] = replace(known, wanted=known.wanted or self._clock.now())
-        self._news.set()
+        for at, queue in self._queues.items():
+            target = self._targets[at]
+            work: Work = partial(put, target, make) if make else partial(drop, target, name)
+            queue.want(name, work, seconds=TRY_SECONDS, withdrawn=make is None)
 
     def status(self) -> list[Status]:
-        """Every document that was wanted since this process began, by name."""
-        return sorted(self._status.values(), key=lambda status: status.name)
+        """Every name that was wanted since this process began, at every target, by target and name."""
+        return [status for queue in self._queues.values() for status in queue.status()]
+
+    def targets(self) -> list[TargetStatus]:
+        """Every target, by name."""
+        return [_glance(queue) for queue in self._queues.values()]
+
+    def published(self, name: str) -> datetime | None:
+        """When the newest version of `name` had reached every target; None while one of them lacks it."""
+        moments = []
+        for queue in self._queues.values():
+            found = queue.of(name)
+            if found is None or found.wanted or found.published is None:
+                return None
+            moments.append(found.published)
+        return max(moments, default=None)
 
     async def run(self) -> None:
         """Publish what is wanted, until cancelled."""
-        try:
-            while True:
-                for name in [name for name in self._waiting if name not in self._busy]:
-                    self._busy[name] = asyncio.create_task(self._keep(name))
-                    self._busy[name].add_done_callback(lambda _, name=name: self._done(name))  # type: ignore[misc]
-                await self._news.wait()
-                self._news.clear()
-        finally:
-            tasks = list(self._busy.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as tasks:
+            for queue in self._queues.values():
+                tasks.create_task(queue.run())
+            for one in self._rounds.values():
+                tasks.create_task(self._watch(one))
+            await asyncio.get_running_loop().create_future()  # also without a target: until cancelled
 
-    def _done(self, name: str) -> None:
-        self._busy.pop(name, None)
-        self._news.set()
-
-    async def _keep(self, name: str) -> None:
-        """Try until the newest version of one document is there."""
-        pause = FIRST_PAUSE
-        while name in self._waiting:
-            make = self._waiting[name]
-            try:
-                async with self._slots:
-                    await self._try(name, make)
-            except Exception as error:
-                message = error.message if isinstance(error, TrustfedError) else type(error).__name__
-                self._failed(name, message, error)
-                await self._clock.sleep(pause * (0.5 + self._jitter()))
-                pause = min(2 * pause, LONGEST_PAUSE)
-                continue
-            pause = FIRST_PAUSE
-            newest = self._waiting.get(name) is make
-            if newest:
-                del self._waiting[name]
+    async def _watch(self, one: Round) -> None:
+        """Begin a round whenever it is due."""
+        moved = self._moved[one.name]
+        while True:
             now = self._clock.now()
-            self._status[name] = Status(name, wanted=None if newest else now, published=now)
-            self._log.info("published" if make else "withdrawn", document=name)
+            due = one.due(now)
+            if due is not None and due <= now:
+                self._begin(one, [queue for queue in self._queues.values() if not queue.waits(one.name)])
+                await self._clock.sleep(BETWEEN_ROUNDS)
+                continue
+            wait = None if due is None else min((due - now).total_seconds(), LONGEST_LOOK)
+            await news_or_time(moved, self._clock, wait)
 
-    async def _try(self, name: str, make: Make | None) -> None:
-        try:
-            async with asyncio.timeout(TRY_SECONDS):
-                await (self._put(await asyncio.to_thread(make)) if make else self._drop(name))
-        except TimeoutError:
-            raise Unavailable(f"{name} was not written within {TRY_SECONDS:.0f} seconds") from None
+    def _begin(self, one: Round, queues: Iterable[OneTarget]) -> None:
+        def idle() -> bool:
+            return one.due(self._clock.now()) is None
 
-    async def _put(self, document: Document) -> None:
-        for _ in range(CONFLICTS):
-            held = await self._target.read(document.name)
-            if held is not None and held.data == document.data:
-                return
-            if held is not None:
-                await asyncio.to_thread(check_continues, document, held.data)
-            with contextlib.suppress(Conflict):
-                await self._target.write(document, held.tag if held else None)
-                return
-        raise Conflict(f"{document.name} changes faster than it can be written")
+        for queue in queues:
+            work = partial(one.bring, self._targets[queue.name])
+            queue.want(one.name, work, seconds=ROUND_SECONDS, idle=idle)
 
-    async def _drop(self, name: str) -> None:
-        for _ in range(CONFLICTS):
-            held = await self._target.read(name)
-            if held is None:
-                return
-            with contextlib.suppress(Conflict):
-                await self._target.remove(name, held.tag)
-                return
-        raise Conflict(f"{name} changes faster than it can be removed")
+    def _arrived(self, name: str) -> None:
+        if name in self._moved:
+            self._moved[name].set()
+        for listener in self._listeners:
+            listener(name)
 
-    def _failed(self, name: str, message: str, error: Exception) -> None:
-        known = self._status[name]
-        self._status[name] = replace(known, attempts=known.attempts + 1, error=message)
-        if message != known.error:  # said once, not at every try
-            if isinstance(error, TrustfedError):
-                self._log.warning("not published", document=name, error=message)
-            else:
-                self._log.exception("not published", error, document=name)
+
+def _glance(queue: OneTarget) -> TargetStatus:
+    held = queue.status()
+    waiting = [status for status in held if status.wanted]
+    failing = [status for status in waiting if status.error]
+    shown = max(failing, key=lambda status: status.attempts, default=None)
+    return TargetStatus(
+        target=queue.name,
+        names=len(held),
+        waiting=len(waiting),
+        wanted=min((status.wanted for status in waiting if status.wanted), default=None),
+        errors=queue.errors,
+        last_success=queue.last_success,
+        error=shown.error if shown else "",
+        hint=shown.hint if shown else "",
+        next_try=min((status.next_try for status in failing if status.next_try), default=None),
+    )

@@ -79,7 +79,8 @@ class Policy:
     leaf_ttl_max: timedelta = timedelta(hours=1)  # the longest SVID lifetime of the domain
     margin: timedelta = timedelta(minutes=10)  # beyond leaf_ttl_max before the active authority's end
     refresh_hint: timedelta = timedelta(minutes=5)
-    prepare_fraction: float = 0.5
+    prepare_fraction: float = 0.25  # of an authority's life, after which its successor stands by
+    rollover_fraction: float = 0.5  # after which the successor takes over
     removal_margin: timedelta = timedelta(seconds=60)  # clock differences, after the last SVID ended
     taint_ack_wait: timedelta = timedelta(seconds=60)  # how long a taint waits for acknowledgements before Reissue
     reissue_window: timedelta = timedelta(minutes=5)  # jitter window for reissuing; the tainted twin stays that long
@@ -87,10 +88,15 @@ class Policy:
     def __post_init__(self) -> None:
         if not 0 < self.prepare_fraction < 1:
             raise Invalid(f"prepare_fraction {self.prepare_fraction} is out of range", hint="between 0 and 1")
+        if not self.prepare_fraction < self.rollover_fraction < 1:
+            raise Invalid(
+                f"rollover_fraction {self.rollover_fraction} is out of range",
+                hint=f"between prepare_fraction ({self.prepare_fraction}) and 1",
+            )
         durations = (self.leaf_ttl_max, self.margin, self.refresh_hint, self.removal_margin, self.taint_ack_wait)
         if min(*durations, self.reissue_window) < timedelta(0):
             raise Invalid("a duration of the authority policy is negative", hint="use positive durations")
-        if self.ca_ttl * (1 - self.prepare_fraction) <= self.leaf_ttl_max + self.margin:
+        if self.ca_ttl * (1 - self.rollover_fraction) <= self.leaf_ttl_max + self.margin:
             raise Invalid(
                 f"an authority of {self.ca_ttl} leaves no time to hand over SVIDs of {self.leaf_ttl_max}",
                 hint="let authorities live at least twice as long as SVIDs plus the margin",

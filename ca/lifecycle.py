@@ -3,7 +3,9 @@
 The rules, numbered as in the code (each kind of authority by itself):
 
 1. The first authority of a domain is prepared at once and activated as soon as an envelope carries it.
-2. A successor is prepared at half the active authority's life, or at once when an operator asks or the key is tainted.
+2. A successor is prepared at a quarter of the active authority's life, and stands by: it is in the bundle, acknowledged, and
+   the root has signed it, long before it is needed. It takes over at half that life. Then it is a quarter old itself, so
+   the next one is prepared at the moment of every activation. At once when an operator asks or the key is tainted.
 3. It is activated when every live consumer has acknowledged the envelope that carries it. A consumer whose own SVID has
    ended does not block. A publication that is only polled has it the longer of twice the
    refresh hint and 2 minutes after the last push.
@@ -56,6 +58,7 @@ __all__ = [
     "due",
     "last_safe_moment",
     "next_due",
+    "rollover_at",
     "signer",
     "waiting_for",
 ]
@@ -111,14 +114,19 @@ def bundled(authorities: Sequence[AuthorityState], kind: Kind) -> list[Authority
     return sorted(carried, key=lambda a: (a.not_before, a.id))
 
 
+def rollover_at(authority: AuthorityState, policy: Policy) -> datetime:
+    """When its successor's turn comes (rule 2)."""
+    return authority.not_before + (authority.not_after - authority.not_before) * policy.rollover_fraction
+
+
 def last_safe_moment(authority: AuthorityState, policy: Policy) -> datetime:
     """When a successor must sign, lest an SVID of full length outlive `authority` (rule 4).
 
-    An authority that lives too short for the policy hands over midway between its successor's preparation and its end.
+    An authority that lives too short for the policy hands over midway between its successor's turn and its end.
     """
     safe = authority.not_after - policy.leaf_ttl_max - policy.margin
-    prepare = _prepare_at(authority, policy)
-    return safe if safe > prepare else prepare + (authority.not_after - prepare) / 2
+    turn = rollover_at(authority, policy)
+    return safe if safe > turn else turn + (authority.not_after - turn) / 2
 
 
 def waiting_for(
@@ -150,11 +158,10 @@ def _succession(
     if active is not None and now >= active.not_after and not _leaves_first(active):  # 5
         yield Retire(active.id, "it has ended")
     why = _successor_wanted(active, own, policy, now)  # 1, 2
-    if not why:
-        return
     usable = [a for a in own if a.status is Status.PREPARED and a.tainted_at is None and now < a.not_after]
-    if not usable:
-        yield Prepare(kind, why)
+    if not usable and (why or _standby_wanted(active, policy, now)):
+        yield Prepare(kind, why or _standby_wanted(active, policy, now))
+    if not why or not usable:
         return
     ready = [a for a in usable if a.first_level is not None and a.not_before <= now]
     if not ready:
@@ -180,7 +187,14 @@ def _successor_wanted(
         return f"authority {active.id} is tainted"
     if active.replace:
         return f"an operator asked to replace authority {active.id}"
-    return f"authority {active.id} is past half its life" if now >= _prepare_at(active, policy) else ""
+    return f"authority {active.id} is past half its life" if now >= rollover_at(active, policy) else ""
+
+
+def _standby_wanted(active: AuthorityState | None, policy: Policy, now: datetime) -> str:
+    """Why a successor is to stand by, or ""."""
+    if active is None or now < _prepare_at(active, policy):
+        return ""
+    return f"stands by for authority {active.id}"
 
 
 def _override(active: AuthorityState | None, policy: Policy, now: datetime) -> str:
@@ -262,6 +276,7 @@ def _moments(authority: AuthorityState, policy: Policy) -> Iterator[datetime]:
     yield authority.not_before
     yield authority.not_after
     yield _prepare_at(authority, policy)
+    yield rollover_at(authority, policy)
     yield last_safe_moment(authority, policy)
     yield _gone_at(authority, policy)
     waits: tuple[tuple[datetime | None, timedelta], ...] = (

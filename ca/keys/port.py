@@ -17,7 +17,8 @@ from trustfed.errors import Invalid
 EC_P256 = "ec-p256"
 KINDS = (EC_P256,)
 MAX_MESSAGES = 1_000
-MAX_MESSAGE_BYTES = 64 * 1024
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_BATCH_BYTES = 64 * 1024 * 1024
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -38,7 +39,7 @@ class KeyStore(Protocol):
         ...
 
     async def sign(self, name: str, messages: Sequence[bytes]) -> list[bytes]:
-        """Sign up to 1,000 messages of at most 64 KiB each: ECDSA with SHA-256, ASN.1 DER, in the order given.
+        """Sign up to 1,000 messages of at most 4 MiB each, 64 MiB in all: ECDSA with SHA-256, ASN.1 DER, in order.
 
         The batch is the normal case: all are signed or the call raises. Raises NotFound.
         """
@@ -72,3 +73,5 @@ def check_messages(messages: Sequence[bytes]) -> None:
             raise Invalid(
                 f"message {number} of the batch has {len(message)} bytes", hint=f"at most {MAX_MESSAGE_BYTES} bytes"
             )
+    if (size := sum(map(len, messages))) > MAX_BATCH_BYTES:
+        raise Invalid(f"a batch of {size} bytes is too large", hint=f"at most {MAX_BATCH_BYTES} bytes in one call")

@@ -6,15 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-_FENCE = re.compile(r"^```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^```(?P<language>\w*) ?(?P<about>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"`(?P<name>[\w.-]+\.toml)`:\s*\Z")
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: its language, its text, and the file that the line before it names ("`hub.toml`:"), or ""."""
+    """A fenced block: language and what follows it, text, and the file that the line before it names ("`hub.toml`:"), or ""."""
 
     language: str
+    about: str
     body: str
     file: str
     line: int
@@ -34,7 +35,7 @@ def blocks(document: str) -> Iterator[Block]:
     for match in _FENCE.finditer(document):
         named = _FILE.search(document[: match.start()])
         line = document.count("\n", 0, match.start()) + 1
-        yield Block(match["language"], match["body"], named["name"] if named else "", line)
+        yield Block(match["language"], match["about"], match["body"], named["name"] if named else "", line)
 
 
 def commands(block: Block) -> list[Command]:

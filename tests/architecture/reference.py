@@ -51,6 +51,7 @@ def keys(cls: type[Any], table: str = "", needed: str = "**required**") -> Itera
             yield place, _type(kind), _default(field, needed)
         else:
             within = "required in this table" if field.default is None else needed
+            within = "required in each" if typing.get_origin(kind) is tuple else within
             yield from keys(typing.cast("type[Any]", inner), f"{place}.", within)
 
 
@@ -79,12 +80,13 @@ def routes(*folders: str) -> set[str]:
     for path in sources(*{folder.split("/")[0] for folder in folders}):
         if not any(path.is_relative_to(folder) for folder in folders):
             continue
+        prefix = _prefix(parsed(path))
         for node in ast.walk(parsed(path)):
             match node:
                 case ast.Call(ast.Attribute(attr=verb), [ast.Constant(str(route)), *_]) if (
                     verb in _VERBS and route.startswith("/") and _on_an_application(node)
                 ):
-                    found.add(f"{verb.upper()} {route}")
+                    found.add(f"{verb.upper()} {prefix}{route}")
                 case ast.Tuple([ast.Constant(str(verb)), ast.Constant(str(route))]) if verb.lower() in _VERBS:
                     found.add(f"{verb} {route}")
     return found
@@ -104,11 +106,16 @@ def metrics(*folders: str) -> dict[str, tuple[str, str, str]]:
                     given = next((word.value for word in node.keywords if word.arg == "labels"), None)
                     labels = ", ".join(ast.literal_eval(given)) if given else ""
                     found[PREFIX + name] = (kind, labels, ast.literal_eval(said))
-                # A table of gauges: {"name": ("help", function), ...}
+                # One of each kind: for kind in (Standing.STALE, ...): registry.gauge(f"name_{kind}", f"... {kind}")
+                case ast.For(ast.Name(member), ast.Tuple(members), [ast.Expr(call), *_]):
+                    found |= _one_of_each(member, members, call)
+                # A table of gauges: {"name": ("help", function), ...}, and what is added to it
+                case ast.Assign([ast.Subscript(ast.Name("gauges"), ast.Constant(str(name)))], ast.Tuple([said, *_])):
+                    found[PREFIX + name] = ("gauge", "", ast.literal_eval(said))
                 case ast.AnnAssign(ast.Name("gauges"), _, ast.Dict(names, values)):
-                    for name, value in zip(names, values, strict=True):
-                        assert isinstance(name, ast.Constant) and isinstance(value, ast.Tuple)
-                        found[PREFIX + str(name.value)] = ("gauge", "", ast.literal_eval(value.elts[0]))
+                    for key, value in zip(names, values, strict=True):
+                        assert isinstance(key, ast.Constant) and isinstance(value, ast.Tuple)
+                        found[PREFIX + str(key.value)] = ("gauge", "", ast.literal_eval(value.elts[0]))
     return found
 
 
@@ -119,6 +126,34 @@ def metrics_table(*folders: str) -> str:
         for name, (kind, labels, said) in sorted(metrics(*folders).items())
     )
     return "| name | kind | labels | meaning |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _prefix(module: ast.Module) -> str:
+    """What stands before every route of a file that makes an APIRouter(prefix=...)."""
+    for node in ast.walk(module):
+        match node:
+            case ast.Call(ast.Name("APIRouter"), keywords=[ast.keyword("prefix", ast.Constant(str(prefix)))]):
+                return prefix
+    return ""
+
+
+def _one_of_each(kind: str, members: list[ast.expr], call: ast.expr) -> dict[str, tuple[str, str, str]]:
+    found = {}
+    for made in ast.walk(call):
+        match made:
+            case ast.Call(ast.Attribute(ast.Name("registry"), "gauge"), [ast.JoinedStr() as name, said, *_]):
+                for member in members:
+                    assert isinstance(member, ast.Attribute)
+                    spelled = {f"{{{kind}}}": member.attr.lower()}
+                    found[PREFIX + _filled(name, spelled)] = ("gauge", "", _filled(said, spelled))
+    return found
+
+
+def _filled(text: ast.expr, spelled: dict[str, str]) -> str:
+    said = ast.unparse(text)
+    for field, value in spelled.items():
+        said = said.replace(field, value)
+    return str(ast.literal_eval(said.removeprefix("f")))
 
 
 def _on_an_application(call: ast.Call) -> bool:

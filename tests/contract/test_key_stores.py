@@ -96,8 +96,10 @@ async def test_batches_and_messages_over_the_bounds_are_refused(keys: KeyStore) 
     await keys.create("a")
     with pytest.raises(Invalid, match="1001 messages"):
         await keys.sign("a", [b"x"] * (MAX_MESSAGES + 1))
-    with pytest.raises(Invalid, match="message 20 of the batch has 65537 bytes"):
+    with pytest.raises(Invalid, match=f"message 20 of the batch has {MAX_MESSAGE_BYTES + 1} bytes"):
         await keys.sign("a", [b"x"] * 20 + [b"x" * (MAX_MESSAGE_BYTES + 1)])
+    with pytest.raises(Invalid, match=f"a batch of {17 * MAX_MESSAGE_BYTES} bytes"):
+        await keys.sign("a", [b"x" * MAX_MESSAGE_BYTES] * 17)
 
 
 async def test_a_name_is_used_once(keys: KeyStore) -> None:

@@ -3,25 +3,69 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import fcntl
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from bundle_publisher.targets.address import Address
 from bundle_publisher.targets.directory import DirectoryTarget
+from bundle_publisher.targets.http import HttpAccess, HttpTarget
 from bundle_publisher.targets.port import MAX_DOCUMENT, Document, Target
+from bundle_publisher.targets.s3 import S3Target
+from bundle_publisher.targets.s3_access import S3Access, S3Credentials
+from tests.fakes.http_store import HttpStore
+from tests.fakes.seaweed import PUBLISHER, seaweed
 from tests.fakes.targets import MemoryTarget
-from trustfed.errors import Conflict, Invalid
+from trustfed.errors import Conflict, Invalid, Unavailable
+from trustfed.runtime.secret_file import SecretFile
 
-DRIVERS: dict[str, Callable[[Path], Target]] = {
-    "memory": lambda folder: MemoryTarget(),
-    "directory": lambda folder: DirectoryTarget(folder / "made" / "on demand"),
-}
+DRIVERS = ["memory", "directory", "http", "s3", "s3 with versions"]
 
 
-@pytest.fixture(params=sorted(DRIVERS))
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
-    return DRIVERS[request.param](tmp_path)
+def _open(driver: str, folder: Path, closing: ExitStack) -> Target:
+    match driver:
+        case "memory":
+            return MemoryTarget()
+        case "directory":
+            return DirectoryTarget(folder / "made" / "on demand")
+        case "http":
+            store = closing.enter_context(HttpStore())
+            return HttpTarget(HttpAccess(Address.parse(store.url, "url", loopback_http=True)))
+    secret = folder / "secret"
+    secret.touch(0o600)
+    secret.write_text(PUBLISHER.secret)
+    server = seaweed()
+    bucket = server.bucket(versioned=driver == "s3 with versions")
+    credentials = S3Credentials(PUBLISHER.key, SecretFile(secret))
+    return S3Target(
+        S3Access(bucket, "trust/", endpoint=server.endpoint, addressing="path", credentials=credentials, seconds=30)
+    )
+
+
+@pytest.fixture(params=DRIVERS)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
+    with ExitStack() as closing:
+        yield _open(request.param, tmp_path, closing)
+
+
+async def test_nobody_else_can_hold_the_lock_of_a_folder_and_who_does_holds_up_no_thread(tmp_path: Path) -> None:
+    pauses: list[float] = []
+    target = DirectoryTarget(tmp_path, pauses.append)
+    lock = tmp_path / ".publisher.lock"
+    lock.touch(0o644)
+    tag = await target.write(Document("bundle-map", b"one"), None)
+    assert lock.stat().st_mode & 0o777 == 0o600  # a user who may only read cannot take it
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for _ in range(9):  # more than it has threads
+            with pytest.raises(Unavailable, match="somebody else holds"):
+                await target.write(Document("bundle-map", b"two"), tag)
+        assert 1 < sum(pauses) / 9 < 10
+        assert await target.read("bundle-map") is not None
+    assert await target.write(Document("bundle-map", b"two"), tag)
 
 
 async def test_what_is_written_is_read_with_its_tag(target: Target) -> None:
@@ -93,3 +137,21 @@ async def test_empty_and_binary_documents_are_kept_as_they_are(target: Target) -
         await target.write(Document(name, data), None)
         held = await target.read(name)
         assert held is not None and held.data == data
+
+
+async def test_what_somebody_else_wrote_meanwhile_is_seen(target: Target) -> None:
+    """Two publishers, one place: neither overwrites what it has not read."""
+    first = await target.write(Document("bundles/west", b"one"), None)
+    second = await target.write(Document("bundles/west", b"two"), first)
+    third = await target.write(Document("bundles/west", b"one"), second)  # the same bytes as at first
+    held = await target.read("bundles/west")
+    assert held is not None and (held.data, held.tag) == (b"one", third)
+    with pytest.raises(Conflict):
+        await target.write(Document("bundles/west", b"three"), second)
+
+
+async def test_many_names_at_once_are_all_kept(target: Target) -> None:
+    names = [f"envelopes/{n}.west" for n in range(24)]
+    await asyncio.gather(*(target.write(Document(name, name.encode()), None) for name in names))
+    held = await asyncio.gather(*(target.read(name) for name in names))
+    assert [one.data.decode() for one in held if one] == names

@@ -23,7 +23,7 @@ class Vouched:
 
     name = "vouched"
 
-    async def verify(self, payload: str, key_hash: str) -> str:
+    async def verify(self, payload: str, key_hash: str, peer: str = "") -> str:
         """The name and the key. Raises Invalid for what is no proof, Denied for one that does not hold."""
         name, slash, mac = payload[:512].partition("/")
         if not slash or len(mac) != 64 or not mac.isascii():

@@ -23,14 +23,14 @@ import grpclib.server
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.x509.oid import NameOID
 from grpclib.exceptions import GRPCError
 
+from tests.fakes.domain import Authority, Domain, Key, ca_certificate, leaf, new_key, usage
 from trustfed.errors import Denied, TrustfedError
-from trustfed.federation import enrolment, envelope, roots
+from trustfed.federation import enrolment, roots
 from trustfed.federation.dsse import Signature
-from trustfed.federation.envelope import Envelope, Level, PublicationKey
 from trustfed.federation.names import cluster_id, hub_id, node_id
 from trustfed.federation.token import EnrolmentToken
 from trustfed.proto import node_pb2 as pb
@@ -38,151 +38,24 @@ from trustfed.runtime.errors import answer
 from trustfed.runtime.timestamps import to_ms
 from trustfed.runtime.tls import KeyPair, peer_chain, server_context
 from trustfed.spiffe import jwtsvid
-from trustfed.spiffe.bundle import Bundle, JwtAuthority
 from trustfed.spiffe.ids import SpiffeId, TrustDomain
 from trustfed.spiffe.verify import verify_x509_svid
 from trustfed.spiffe.x509svid import parse_leaf
 
-Key = ec.EllipticCurvePrivateKey
-SLACK = timedelta(seconds=10)
 HEARTBEAT_SECONDS = 15.0
 
-
-def new_key() -> Key:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def spki(key: ec.EllipticCurvePublicKey) -> bytes:
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-@dataclass
-class Authority:
-    """One authority of a domain: its key, its twin, and its root-signed intermediate if a root signed one."""
-
-    id: str
-    key: Key
-    twin: bytes
-    intermediate: bytes = b""
-
-
-@dataclass
-class Domain:
-    """A trust domain with one X.509 and one JWT authority, and its publication key."""
-
-    name: str
-    authorities: list[Authority] = field(default_factory=list)
-    jwt_key: Key = field(default_factory=new_key)
-    publication: Key = field(default_factory=new_key)
-    epoch: int = 1
-    sequence: int = 1
-
-    def __post_init__(self) -> None:
-        if not self.authorities:
-            self.authorities = [self.authority("a1")]
-
-    @property
-    def trust_domain(self) -> TrustDomain:
-        return TrustDomain(self.name)
-
-    @property
-    def publication_key(self) -> PublicationKey:
-        return PublicationKey.of(self.publication.public_key())
-
-    def authority(
-        self, id_: str, life: timedelta = timedelta(days=2), root: tuple[Key, bytes] | None = None
-    ) -> Authority:
-        key, subject = new_key(), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{self.name} authority {id_}")])
-        twin = ca_certificate(subject, key, subject, key, self.trust_domain, life)
-        made = Authority(id_, key, twin)
-        if root is not None:
-            issuer = x509.load_der_x509_certificate(root[1]).subject
-            made.intermediate = ca_certificate(subject, key, issuer, root[0], self.trust_domain, life)
-        return made
-
-    def bundle(self) -> Bundle:
-        return Bundle(
-            self.trust_domain,
-            tuple(a.twin for a in self.authorities),
-            (JwtAuthority("j1", self.jwt_key.public_key()),),
-            self.sequence,
-            60,
-        )
-
-    def envelope(self) -> Envelope:
-        level, body = Level(self.trust_domain, self.epoch, self.sequence), self.bundle().marshal()
-        signature = self.publication.sign(envelope.payload_to_sign(level, body), ec.ECDSA(hashes.SHA256()))
-        return envelope.assemble(level, body, signature, self.publication_key)
-
-    def jwt(self, path: str, audience: str, now: datetime, life: timedelta = timedelta(minutes=5)) -> str:
-        return jwtsvid.sign(SpiffeId.of(self.trust_domain, path), audience, now, now + life, self.jwt_key, kid="j1")
-
-
-def ca_certificate(
-    subject: x509.Name, key: Key, issuer: x509.Name, signer: Key, domain: TrustDomain | None, life: timedelta
-) -> bytes:
-    now = datetime.now(UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - SLACK)
-        .not_valid_after(now + life)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0 if domain else 2), critical=True)
-        .add_extension(usage(ca=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-    )
-    if domain is not None:
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(domain.id)])
-        builder = builder.add_extension(names, critical=False)
-    return builder.sign(signer, hashes.SHA256()).public_bytes(Encoding.DER)
-
-
-def leaf(
-    authority: Authority,
-    id_: SpiffeId,
-    public_key: ec.EllipticCurvePublicKey,
-    life: timedelta,
-    dns: tuple[str, ...] = (),
-    now: datetime | None = None,
-) -> bytes:
-    now = now or datetime.now(UTC)
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(id_)), *map(x509.DNSName, dns)]
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "SPIFFE")]))
-        .issuer_name(x509.load_der_x509_certificate(authority.twin).subject)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number() >> 32)
-        .not_valid_before(now - SLACK)
-        .not_valid_after(now + life)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage(ca=False), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
-        .sign(authority.key, hashes.SHA256())
-        .public_bytes(Encoding.DER)
-    )
-
-
-def usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+__all__ = [
+    "Domain",
+    "FakeCluster",
+    "Faults",
+    "Hangup",
+    "Key",
+    "bundle_message",
+    "ca_certificate",
+    "leaf",
+    "new_key",
+    "usage",
+]
 
 
 @dataclass
@@ -230,6 +103,13 @@ class FakeCluster:
         self.answers: dict[str, dict[str, Any]] = {}
         self.tokens: dict[str, datetime] = {}
         self.banned = ""
+        self.reserve_ttl = timedelta(0)
+        self.grpc_addresses: list[str] = []
+        self.https_addresses: list[str] = []
+        self.clock_ahead = timedelta(0)
+        self.confirmed: dict[str, datetime] = {}
+        self.stale_limits: dict[str, timedelta] = {}
+        self.reserves: list[str] = []
         self.position = 1
         self.instance = "instance-1"
         self.resumable = True
@@ -333,7 +213,7 @@ class FakeCluster:
     def grant(self, domain: Domain) -> None:
         """Hand a foreign domain's bundle to every agent."""
         self.foreign[domain.name] = domain
-        self.tell(bundle_message(domain, home=False))
+        self.tell(self._foreign_message(domain))
 
     def end_grant(self, name: str) -> None:
         del self.foreign[name]
@@ -357,6 +237,25 @@ class FakeCluster:
         for stream in self.streams:
             stream.put_nowait(message)
 
+    def confirm(self, name: str, at: datetime) -> None:
+        """A foreign domain has confirmed its bundle: told in a heartbeat, at once."""
+        self.confirmed[name] = at
+        self.beat(pb.Confirmed(trust_domain=name, at_ms=to_ms(at)))
+
+    def beat(self, *confirmed: pb.Confirmed) -> None:
+        """A heartbeat to every agent."""
+        beat = pb.Heartbeat(time_ms=to_ms(datetime.now(UTC) + self.clock_ahead), confirmed=confirmed)
+        for stream in self.streams:
+            stream.put_nowait(pb.FromCluster(heartbeat=beat))
+
+    def _foreign_message(self, domain: Domain) -> pb.FromCluster:
+        message = bundle_message(domain, home=False)
+        if domain.name in self.confirmed:
+            message.bundle.confirmed_at_ms = to_ms(self.confirmed[domain.name])
+        if domain.name in self.stale_limits:
+            message.bundle.stale_limit_seconds = int(self.stale_limits[domain.name].total_seconds())
+        return message
+
     def cut(self) -> None:
         """Every stream breaks."""
         for stream in self.streams:
@@ -373,10 +272,13 @@ class FakeCluster:
         snapshot = not (self.resumable and hello.cluster_instance == self.instance and hello.position)
         queue: asyncio.Queue[pb.FromCluster | Exception] = asyncio.Queue()
         self.streams.append(queue)
-        now = to_ms(datetime.now(UTC))
+        now = to_ms(datetime.now(UTC) + self.clock_ahead)
         await stream.send_message(
             pb.FromCluster(
                 hello=pb.ClusterHello(
+                    grpc_addresses=self.grpc_addresses,
+                    https_addresses=self.https_addresses,
+                    reserve_seconds=int(self.reserve_ttl.total_seconds()),
                     protocol=1,
                     snapshot=snapshot,
                     cluster_instance=self.instance,
@@ -395,7 +297,7 @@ class FakeCluster:
         if snapshot:
             messages = [
                 bundle_message(self.home, home=True),
-                *(bundle_message(d, home=False) for d in self.foreign.values()),
+                *(self._foreign_message(d) for d in self.foreign.values()),
             ]
             messages += [pb.FromCluster(entries=pb.Entries(upsert=list(self.entries.values())))]
             messages += [pb.FromCluster(snapshot_end=pb.SnapshotEnd())]
@@ -413,7 +315,7 @@ class FakeCluster:
                 )
                 if not done:
                     waiting.cancel()
-                    beat = pb.Heartbeat(time_ms=to_ms(datetime.now(UTC)))
+                    beat = pb.Heartbeat(time_ms=to_ms(datetime.now(UTC) + self.clock_ahead))
                     await stream.send_message(pb.FromCluster(heartbeat=beat))
                     continue
                 if waiting not in done:
@@ -448,6 +350,9 @@ class FakeCluster:
             key = load_der_public_key(slot.public_key)
             assert isinstance(key, ec.EllipticCurvePublicKey)
             life = timedelta(seconds=entry.x509_ttl_seconds) or self.svid_ttl
+            if slot.slot == "reserve":
+                life = self.reserve_ttl
+                self.reserves.append(slot.entry_id)
             der = leaf(signer, SpiffeId.parse(entry.spiffe_id), key, life, tuple(entry.dns_names))
             result.chain.append(der)
             result.authority_id = signer.id
@@ -557,6 +462,8 @@ class FakeCluster:
             "node_id": str(node_id(self.home.trust_domain, self.node)),
             "chain": [enrolment.text(self._node_leaf(public_key))],
             "grpc": f"127.0.0.1:{self.grpc_port}",
+            "grpc_addresses": self.grpc_addresses,
+            "https_addresses": self.https_addresses,
             "server_id": str(cluster_id(self.home.trust_domain)),
             "envelope": enrolment.text(self.home.envelope().data),
             "publication_key": enrolment.text(self.home.publication_key.spki),

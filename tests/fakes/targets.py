@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from bundle_publisher.targets.port import Document, Stored, check_document, check_name
 from trustfed.errors import Conflict
@@ -22,6 +23,10 @@ class MemoryTarget:
         self.held: dict[str, Stored] = {}
         self.writes = 0
         """How many writes succeeded."""
+        self.waiting = 0
+        """How many calls wait for `release`."""
+        self.wrote: Callable[[Stored], object] = lambda stored: None
+        """Told what is there now, after every write."""
         self._failures: deque[Exception] = deque()
         self._overtakers: deque[Document] = deque()
         self._count = 0
@@ -66,7 +71,11 @@ class MemoryTarget:
             del self.held[name]
 
     async def _turn(self) -> None:
-        await self._gate.wait()
+        self.waiting += 1
+        try:
+            await self._gate.wait()
+        finally:
+            self.waiting -= 1
         if self._failures:
             raise self._failures.popleft()
 
@@ -78,4 +87,5 @@ class MemoryTarget:
     def _put(self, document: Document) -> str:
         self._count += 1
         self.held[document.name] = Stored(document.data, f"tag-{self._count}")
+        self.wrote(self.held[document.name])
         return f"tag-{self._count}"

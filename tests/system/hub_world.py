@@ -85,7 +85,7 @@ class HubProcess:
         return self.process.wait(15)
 
     def admin(self, method: str, path: str, body: object = None, timeout: float = 10) -> httpx.Response:
-        transport = httpx.HTTPTransport(uds=self.addresses["admin_socket"])
+        transport = httpx.HTTPTransport(uds=self.addresses["admin_socket"], verify=False)
         with httpx.Client(transport=transport, base_url="http://hub", timeout=timeout) as client:
             return client.request(method, path, json=body)
 

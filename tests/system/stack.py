@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -32,6 +33,7 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 HUB_DOMAIN = "trustfed-hub.example"
 READY_SECONDS = 30.0
+PORTS = range(10_000, 20_000)
 _STOP_SECONDS = 15
 _NOTE_LINES = 25
 
@@ -41,6 +43,7 @@ class Process:
 
     def __init__(self, name: str, argv: Sequence[str], log: Path, ready: Callable[[], bool]) -> None:
         self.name, self.argv, self.log = name, list(argv), log
+        self.environment: dict[str, str] = {}
         self._ready = ready
         self._popen: subprocess.Popen[bytes] | None = None
 
@@ -58,7 +61,13 @@ class Process:
         assert not self.running, f"{self.name} runs already"
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
-                self.argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.argv,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **self.environment},
             )
         if wait:
             self.wait_ready()
@@ -101,7 +110,9 @@ class Admin:
         self.path = path
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.path)), base_url="http://a", timeout=10) as client:
+        # No TLS on a Unix socket: reading the machine's roots for it would take 36 ms of each request.
+        transport = httpx.HTTPTransport(uds=str(self.path), verify=False)
+        with httpx.Client(transport=transport, base_url="http://a", timeout=10, trust_env=False) as client:
             answer = client.request(method, path, json=body)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()
@@ -152,7 +163,14 @@ class Agent:
 class Cluster:
     """The control plane of one trust domain."""
 
-    def __init__(self, stack: Stack, name: str, suffixes: Sequence[str], policy: dict[str, object]) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        name: str,
+        suffixes: Sequence[str],
+        policy: dict[str, object],
+        tables: dict[str, object] | None = None,
+    ) -> None:
         self._stack, self.name = stack, name
         self.short = f"c{len(stack.clusters)}"
         self.admin = Admin(stack.sockets / f"{self.short}.adm")
@@ -163,10 +181,11 @@ class Cluster:
             f"{name}.toml",
             data_dir=stack.folder / name,
             admin_socket=self.admin.path,
-            grpc={"listen": self.grpc},
-            bundle_spiffe={"listen": self.bundle_endpoint},
+            grpc=stack.door(f"{name} grpc", self.grpc),
+            bundle_spiffe=stack.door(f"{name} https", self.bundle_endpoint),
             keys={"workers": 0},
             policy={"polled_readers": False, **policy},
+            **(tables or {}),
         )
         stack.run("trustfed.cluster", "init", "--config", str(config), f"@{token}")
         argv = [sys.executable, "-m", "trustfed.cluster", "serve", "--config", str(config)]
@@ -223,9 +242,11 @@ class Stack:
             error.add_note(self.logs())
         shutil.rmtree(self.sockets, ignore_errors=True)
 
-    def cluster(self, name: str, *, suffixes: Sequence[str] = (), **policy: object) -> Cluster:
-        """Invite, enrol and start trust domain `name`; `policy` as in the cluster's [policy] table."""
-        self.clusters[name] = Cluster(self, name, suffixes, policy)
+    def cluster(
+        self, name: str, *, suffixes: Sequence[str] = (), tables: dict[str, object] | None = None, **policy: object
+    ) -> Cluster:
+        """Invite, enrol and start trust domain `name`; `policy` as in the cluster's [policy] table, `tables` beside it."""
+        self.clusters[name] = Cluster(self, name, suffixes, policy, tables)
         self.clusters[name].process.start()
         return self.clusters[name]
 
@@ -239,6 +260,10 @@ class Stack:
         )
         owner.post(f"/grants/{id_}/accept", {"fingerprint": offered["exporter_fingerprint"], "reason": "agreed"})
         return id_
+
+    def door(self, name: str, listen: str) -> dict[str, object]:
+        """The configuration of one TCP door; a stack with something in between also says what others dial."""
+        return {"listen": listen}
 
     def logs(self) -> str:
         """The end of every process's log."""
@@ -279,8 +304,8 @@ class Stack:
             trust_domain=HUB_DOMAIN,
             data_dir=self.folder / "hub",
             admin_socket=self.hub_admin.path,
-            grpc={"listen": f"127.0.0.1:{free_port()}"},
-            https={"listen": f"127.0.0.1:{free_port()}"},
+            grpc=self.door("hub grpc", f"127.0.0.1:{free_port()}"),
+            https=self.door("hub https", f"127.0.0.1:{free_port()}"),
             publication={"directory": self.folder / "public"},
             keys={"workers": 0},
             **self._hub_extra,
@@ -291,10 +316,14 @@ class Stack:
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nothing listens on now, and that the system gives to no outgoing connection: a process
+    that is killed finds it free again.
+    """
+    for _ in range(1_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.SystemRandom().choice(PORTS)))
+            return int(probe.getsockname()[1])
+    raise AssertionError(f"no free port from {PORTS[0]} to {PORTS[-1]}")
 
 
 def until(look: Callable[[], Any], what: str, seconds: float = READY_SECONDS) -> Any:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from agent.identity import IdentityFile
 from tests.fakes.cluster import FakeCluster, Hangup
@@ -216,16 +218,37 @@ async def test_expired_node_comes_back_by_nonce(cluster: FakeCluster, tmp_path: 
 
 
 async def test_banned_node_does_not_come_back(cluster: FakeCluster, tmp_path: Path) -> None:
+    """It learns of its ban when it renews, serves nothing from then on, and says what a person must do."""
     cluster.node_ttl = timedelta(seconds=1)
     async with a_process(tmp_path) as process:
         await process.start(token=cluster.token())
-        await until((process.data / "identity.json").exists, 20)
+        await process.ready()
         await process.kill()
         await asyncio.sleep(1.1)
         cluster.banned = "stolen"
-        running = await process.start()
-        _, log = await asyncio.wait_for(running.communicate(), 20)
-        assert running.returncode == 3 and b"banned" in log and b"trustfed node token" in log
+        await process.start()
+
+        async def banned() -> bool:
+            try:
+                return bool((await admin(process.admin, "/status"))[1]["banned"])
+            except OSError:
+                return False
+
+        await eventually(banned, 20)
+        status, answer = await admin(process.admin, "/ready")
+        assert status == 503 and "banned" in answer["reason"]
+        workload = Workload(process.socket)
+        with pytest.raises(GRPCError) as refused:
+            await workload.x509()
+        workload.close()
+        assert refused.value.status is Status.PERMISSION_DENIED
+        _, log = await process.kill()
+        assert "banned" in log and "trustfed node token" in log
+        # The ban is sealed: a restart with the cluster away serves nothing either.
+        await cluster.stop()
+        await process.start()
+        await eventually(banned, 20)
+        assert (await admin(process.admin, "/status"))[1]["counts"]["svids"] == 0
 
 
 async def test_another_server_at_the_address_gets_no_token(cluster: FakeCluster, tmp_path: Path) -> None:

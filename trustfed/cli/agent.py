@@ -22,6 +22,8 @@ from trustfed.cli.options import (
 from trustfed.errors import Invalid
 
 app = noun()
+time = noun()
+app.add_typer(time, name="time", help="Say what time it is, where this node cannot know.")
 
 
 @app.command(
@@ -48,7 +50,7 @@ def serve(
             "the token must not stand in the command line, where every process can read it",
             hint="--join @FILE reads it from a file, --join - from standard input",
         )
-    argv = [sys.executable, "-m", "agent", "serve", "--config", str(configuration(config))]
+    argv = [sys.executable, "-P", "-m", "agent", "serve", "--config", str(configuration(config))]
     argv += ["--join", join] if join is not None else []
     argv += ["--check"] if check else []
     # The process becomes the agent, so that nothing of typer, rich and httpx stays resident.
@@ -76,3 +78,16 @@ def status(
         output.listing(found, columns, output_as)
     else:
         output.record(found, output_as)
+
+
+@time.command(epilog=examples("trustfed agent time reset", "trustfed agent time reset --to-cluster"))
+def reset(
+    socket: AgentSocket = None,
+    to_cluster: Annotated[
+        bool, typer.Option("--to-cluster", help="Take the time that the cluster claims (agent status: time.claimed).")
+    ] = False,
+    output_as: Annotated[Output, typer.Option("--output", "-o", help="Lines for people, or JSON.")] = Output.TABLE,
+) -> None:
+    """Take the machine's clock, or the cluster's, for the truth, and forget what was known of time."""
+    order = {"to": "cluster" if to_cluster else "wall"}
+    output.record(client.Admin("agent", socket).post("/time/reset", order), output_as)

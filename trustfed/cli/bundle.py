@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from trustfed.cli import client, output
-from trustfed.cli.options import AtHub, EitherSocket, Output, OutputOption, examples, noun
+from trustfed.cli.options import AtHub, ClusterSocket, EitherSocket, Output, OutputOption, ReasonOption, examples, noun
 from trustfed.errors import Invalid
 from trustfed.runtime.files import read_bounded, write_atomic
 
@@ -73,11 +73,13 @@ def show(
         "trustfed bundle fetch https://trust.us-west.example:9444/bundle --trust-domain prod-us-west"
         " --spiffe-id spiffe://prod-us-west/trustfed/cluster --bundle prod-us-west.json",
         "trustfed bundle fetch https://trust.example/bundle --trust-domain example.org",
+        "trustfed bundle fetch --from s3://trust/prod --root root.json --domain prod-us-west --write bundles",
+        "trustfed bundle fetch --from https://cdn.example/trust --root root.json --accept-stale 12h --output json",
     ),
 )
 def fetch(
-    url: Annotated[str, typer.Argument(metavar="URL", help="An https:// bundle endpoint.")],
-    trust_domain: Annotated[str, typer.Option("--trust-domain", help="Whose bundle it must be.")],
+    url: Annotated[str, typer.Argument(metavar="[URL]", help="An https:// bundle endpoint.")] = "",
+    trust_domain: Annotated[str, typer.Option("--trust-domain", help="Whose bundle it must be.")] = "",
     anchors: Annotated[
         Path | None,
         typer.Option("--anchors", metavar="FILE", help="https_web below these roots (PEM), not the system's."),
@@ -89,9 +91,78 @@ def fetch(
         Path | None,
         typer.Option("--bundle", metavar="FILE", help="https_spiffe: the bundle of that identity's domain."),
     ] = None,
-    write: PublicFile = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write", "-w", metavar="FILE|DIR", help="Leave the bundle in this file, or a store's in this folder."
+        ),
+    ] = None,
+    store: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="STORE", help="Read a store: s3://BUCKET/PREFIX, https://HOST/PATH or a folder."
+        ),
+    ] = "",
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="FILE", help="The store's TUF root metadata, which you trust.")
+    ] = None,
+    domains: Annotated[
+        list[str] | None, typer.Option("--domain", metavar="NAME", help="Only this trust domain; may be repeated.")
+    ] = None,
+    publication_key: PublicationKeyFile = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="DIR", help="What was seen before, so that nothing older is believed (0700)."),
+    ] = None,
+    accept_stale: Annotated[
+        str, typer.Option("--accept-stale", metavar="AGE", help="Take a timestamp that expired at most so long ago.")
+    ] = "",
+    timeout: Annotated[str, typer.Option("--timeout", help="For the whole visit to a store.")] = "30s",
+    s3_endpoint: Annotated[
+        str, typer.Option("--s3-endpoint", metavar="URL", help="An S3 server other than AWS's.")
+    ] = "",
+    s3_addressing: Annotated[
+        str, typer.Option("--s3-addressing", help="Where the bucket stands: auto, path or virtual.")
+    ] = "auto",
+    region: Annotated[str, typer.Option("--region", help="The AWS region.")] = "",
+    profile: Annotated[str, typer.Option("--profile", help="A profile of the AWS SDK's files.")] = "",
+    role_arn: Annotated[str, typer.Option("--role-arn", help="Assume this role, by STS.")] = "",
+    web_identity_token_file: Annotated[
+        Path | None, typer.Option("--web-identity-token-file", metavar="FILE", help="Assume it with this token.")
+    ] = None,
+    sts_endpoint: Annotated[str, typer.Option("--sts-endpoint", metavar="URL", help="An STS other than AWS's.")] = "",
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", metavar="FILE", help="Roots (PEM) for a store's TLS, not the system's.")
+    ] = None,
+    output_as: OutputOption = Output.TABLE,
 ) -> None:
-    """Fetch a bundle from its endpoint (SPIFFE Federation §5), and check it before it is shown or kept."""
+    """Fetch a bundle from its endpoint (SPIFFE Federation §5), or bundles from a store; checked before shown or kept."""
+    if store:
+        from trustfed.cli import stores  # noqa: PLC0415
+        from trustfed.reading.location import AwsSettings, Location  # noqa: PLC0415
+
+        if root is None or url or trust_domain:
+            raise Invalid(
+                "--from needs --root, and neither URL nor --trust-domain", hint="--domain names trust domains"
+            )
+        if s3_addressing not in ("auto", "path", "virtual"):
+            raise Invalid(f"--s3-addressing {s3_addressing} is unknown", hint="auto, path or virtual")
+        aws = AwsSettings(
+            region=region,
+            profile=profile,
+            role_arn=role_arn,
+            web_identity_token_file=str(web_identity_token_file or ""),
+            sts_endpoint=sts_endpoint,
+        )
+        location = Location(store, s3_endpoint, s3_addressing, str(ca_file or ""), aws)  # type: ignore[arg-type]
+        stores.fetch(
+            stores.Visit(location, root, domains or [], state, accept_stale, timeout, publication_key), write, output_as
+        )
+        return
+    if not url or not trust_domain:
+        raise Invalid(
+            "an endpoint's URL and --trust-domain are needed, or --from and --root", hint="trustfed bundle fetch --help"
+        )
     from trustfed.cli import fetching  # noqa: PLC0415  TLS and pyca take time to load
     from trustfed.spiffe.bundle import Bundle  # noqa: PLC0415
     from trustfed.spiffe.ids import TrustDomain  # noqa: PLC0415
@@ -103,6 +174,16 @@ def fetch(
     found = Bundle.parse(domain, data)
     sys.stderr.write(_summary(found) + "\n")
     _leave(data, write)
+
+
+@app.command(
+    epilog=examples('trustfed bundle accept example.org --reason "their owner restored its server, ticket 4711"'),
+)
+def accept(name: Name, reason: ReasonOption = "", socket: ClusterSocket = None) -> None:
+    """Accept the bundle that a foreign peer serves now, although it does not continue the one held (see peer accept)."""
+    from trustfed.cli import peer  # noqa: PLC0415
+
+    peer.accept(name, reason, "", socket)
 
 
 @app.command(

@@ -111,6 +111,28 @@ def end(
 
 @app.command(
     epilog=examples(
+        "trustfed grant limit 5f3a9c0e6b1d2a47 --stale-limit 7d --reason 'payments must not run on old trust'",
+    ),
+)
+def limit(
+    grant: GrantId,
+    stale_limit: Annotated[
+        str, typer.Option("--stale-limit", help="How long after its last confirmation; 0s: as policy.stale_limit says.")
+    ],
+    reason: ReasonOption = "",
+    socket: ClusterSocket = None,
+) -> None:
+    """Say how long the exporter's bundle is used while nobody can confirm that it is the newest."""
+    body = {"stale_limit": stale_limit, "reason": reason}
+    found = client.cluster(socket).post(f"/grants/{client.segment(grant)}/limit", body)
+    kept = found["stale_limit_seconds"]
+    output.line(
+        f"the bundle of {found['exporter']} is used {f'{kept} s' if kept else 'as long as policy says'} unconfirmed"
+    )
+
+
+@app.command(
+    epilog=examples(
         "trustfed grant repin 5f3a9c0e6b1d2a47 --key prod-us-west.pub --fingerprint sha256:9a0b --reason restored",
     ),
 )

@@ -26,6 +26,7 @@ NOUNS = {
     "grant": "Let one trust domain accept identities of another.",
     "entry": "Say which workloads get which SPIFFE ID (cluster).",
     "peers": "Name several trust domains that entries federate with (cluster).",
+    "peer": "Federate with SPIFFE trust domains that are not ours (cluster).",
     "node": "Invite, show and ban nodes (cluster).",
     "authority": "Replace and taint the keys that sign SVIDs (cluster).",
     "root": "Replace the federation's root (hub).",

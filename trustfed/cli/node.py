@@ -16,6 +16,7 @@ from trustfed.cli.options import (
     leave_secret,
     noun,
 )
+from trustfed.errors import Invalid
 
 app = noun()
 
@@ -51,6 +52,30 @@ def list_(socket: ClusterSocket = None, output_as: OutputOption = Output.TABLE) 
         "BANNED": "banned",
     }
     output.listing(client.members(client.cluster(socket).get("/nodes"), "nodes"), columns, output_as)
+
+
+@app.command(
+    epilog=examples(
+        'trustfed node reserve edge --ttl 7d --reason "ships are at sea for five days"',
+        'trustfed node reserve edge --off --reason "back in port"',
+    )
+)
+def reserve(
+    group: Annotated[str, typer.Argument(metavar="GROUP", help="The group of nodes.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the journal.")],
+    ttl: Annotated[
+        str | None, typer.Option("--ttl", help="How long reserve SVIDs live; at most policy.reserve_ttl_max.")
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="These nodes keep none any longer.")] = False,
+    socket: ClusterSocket = None,
+) -> None:
+    """Let the nodes of a group keep longer-lived reserve SVIDs for a long partition."""
+    if off == (ttl is not None):
+        raise Invalid("say either --ttl or --off", hint="--ttl 7d")
+    path = f"/reserves/{client.segment(group)}"
+    found = client.cluster(socket).post(path, {"ttl": ttl or "0s", "reason": reason})
+    kept = found["ttl_seconds"]
+    output.line(f"nodes of group {group} keep reserve SVIDs of {kept} s" if kept else f"group {group} keeps no reserve")
 
 
 @app.command(epilog=examples('trustfed node ban node-1 --reason "stolen"'))

@@ -46,9 +46,16 @@ def commands() -> list[tuple[str, Any]]:
     for noun in NOUNS:
         command = load(noun)
         if isinstance(command, TyperGroup):
-            found += [(f"{noun} {verb}", one) for verb, one in command.commands.items()]
+            found += _verbs(noun, command)
         else:
             found.append((noun, command))
+    return found
+
+
+def _verbs(words: str, group: TyperGroup) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for verb, one in group.commands.items():
+        found += _verbs(f"{words} {verb}", one) if isinstance(one, TyperGroup) else [(f"{words} {verb}", one)]
     return found
 
 

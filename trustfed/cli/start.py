@@ -12,7 +12,7 @@ def main() -> int:
     """`trustfed agent serve --config F …` becomes `python -m agent serve …` at once; all else is trustfed.cli.main."""
     rest = sys.argv[3:]
     if sys.argv[1:3] == ["agent", "serve"] and "--config" in rest and all(option in _DIRECT for option in rest[::2]):
-        os.execv(sys.executable, [sys.executable, "-m", "agent", "serve", *rest])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "agent", "serve", *rest])  # noqa: S606
     try:
         from trustfed.cli.main import main as command  # noqa: PLC0415 - only now: typer and rich are slow to load
     except KeyboardInterrupt:  # Ctrl-C so early that no command has begun

@@ -75,10 +75,14 @@ def split(data: bytes) -> list[bytes]:
 
 def read_bundle(path: Path, trust_domain: TrustDomain) -> Bundle:
     """The bundle of `trust_domain` in a file: a SPIFFE bundle document, or PEM with its X.509 authorities."""
-    data = read_bounded(path, MAX_BUNDLE)
+    return parse_bundle(read_bounded(path, MAX_BUNDLE), str(path), trust_domain)
+
+
+def parse_bundle(data: bytes, source: str, trust_domain: TrustDomain) -> Bundle:
+    """The same from bytes that came from `source`."""
     if data.lstrip().startswith(b"{"):
         return Bundle.parse(trust_domain, data)
-    return Bundle(trust_domain, tuple(certificates(data, str(path))))
+    return Bundle(trust_domain, tuple(certificates(data, source)))
 
 
 def verify_x509(text: str, source: str, bundle: Bundle, spiffe_id: str, now: datetime) -> Json:

@@ -40,6 +40,22 @@ directory = "/var/lib/trustfed/hub-keys"
 [publication]
 directory = "/var/lib/trustfed/public"
 # crl_url = "https://hub.example:9443/crl"
+# timestamp_ttl = "1h"  # how long a reader of the protected publication can be shown old news
+
+# More places, each tried on its own. A bucket; without keys and role the SDK's chain gives the credentials:
+# [[publication.targets]]
+# name = "cdn"
+# kind = "s3"
+# bucket = "trust-bundles"
+# prefix = "prod/"
+# region = "eu-central-1"
+# role_arn = "arn:aws:iam::123456789012:role/trustfed-publisher"
+# A web server that takes PUT with If-Match:
+# [[publication.targets]]
+# name = "mirror"
+# kind = "http"
+# url = "https://mirror.example/trust"
+# bearer_token_file = "/run/secrets/mirror-token"
 
 [policy]
 root_ttl = "3650d"
@@ -66,8 +82,10 @@ admin_socket = "/run/trustfed/cluster.sock"
 [grpc]
 listen = "0.0.0.0:8444"
 advertise = "trust.us-west.example:8444"
+# Further addresses of the same door, which agents try in turn:
+# advertise_also = ["trust-2.us-west.example:8444"]
 
-# The SPIFFE bundle endpoint (https_spiffe), and where nodes are attested.
+# The SPIFFE bundle endpoint (https_spiffe), and where nodes are attested. Peers read the bundle here while the hub is away.
 [bundle_spiffe]
 listen = "0.0.0.0:9444"
 advertise = "trust.us-west.example:9444"
@@ -95,6 +113,34 @@ safety_margin = "10m"
 refresh_hint = "5m"
 # Plain SPIFFE readers may poll the bundle: a new authority waits for them before it signs. false only without any.
 polled_readers = true
+# How long a peer's bundle is used after its domain last confirmed it, unless its grant says otherwise.
+stale_limit = "30d"
+# The longest life of reserve SVIDs that `trustfed node reserve` may give; authority_ttl must be more than twice it. 0s: none.
+reserve_ttl_max = "0s"
+
+# Bundle endpoints of others: foreign peers (`trustfed peer`), and members while the hub is away. Never asked, whatever a name
+# resolves to: loopback and link-local addresses that stand in no network here, and a cloud's metadata service in any case.
+[foreign]
+allow_addresses = []
+refuse_private = false
+timeout = "15s"
+least_refresh = "15s"
+
+# Nodes may prove who they are by their AWS identity, beside join tokens. STS is asked at this address only, and nodes sign
+# for the same one. A rule names every session of one exact role (the session's name is the node's), or one exact identity.
+# [attestation.aws_iam]
+# sts_endpoint = "https://sts.eu-central-1.amazonaws.com"
+# [[attestation.aws_iam.rules]]
+# arn = "arn:aws:sts::123456789012:assumed-role/EdgeNode/*"
+# node = "edge-{session}"
+# groups = ["edge"]
+
+# While nobody else speaks of a peer, its bundle is read in the protected publication, from this TUF root on. AWS credentials
+# are found by the SDK's own chain, or by STS for a role. Needs trustfed[edge].
+# [store]
+# url = "s3://trust-bucket/prod"
+# root_file = "/etc/trustfed/store-root.json"
+# role_arn = "arn:aws:iam::123456789012:role/TrustReader"
 
 [log]
 level = "info"
@@ -112,6 +158,22 @@ admin_socket = "/run/trustfed/agent-admin.sock"
 # /live, /ready and /metrics over HTTP; off unless set:
 # health = "127.0.0.1:8081"
 
+# A store (S3, HTTPS, a folder) to read from: on a first start, where the domain's cluster is and by which key it is known; while
+# the cluster cannot be reached, foreign bundles. Believed from this TUF root on; `publication_key` pins the domain's own
+# key as well. AWS credentials are found by the SDK's own chain, or by STS for a role. Needs trustfed[edge].
+# [store]
+# url = "s3://trust-bucket/prod"
+# root_file = "/etc/trustfed/store-root.json"
+# trust_domain = "prod-us-west"
+# publication_key = "sha256:..."
+# region = "eu-central-1"
+# role_arn = "arn:aws:iam::123456789012:role/EdgeNode"
+# role_session_name = "edge-7"
+
+# How this node proves who it is: "join_token" (with --join), or "aws_iam", which needs [store] and no token.
+# [attest]
+# kind = "aws_iam"
+
 [log]
 level = "info"
 
@@ -120,5 +182,15 @@ level = "info"
 connections = 4096
 connections_per_user = 1024
 entries = 10000
+# For how many entries SVIDs are held before anybody comes for them; recently used ones first.
+prefetch = 1000
 jwt_svids = 1000
+
+# What this node holds is kept, sealed to it, so that it serves at once after a restart with everything unreachable.
+[cache]
+enabled = true
+# "machine": a key in data_dir; "passphrase": a key made of what stands in passphrase_file.
+sealing = "machine"
+# passphrase_file = "/run/secrets/trustfed-cache"
+# directory = "/var/lib/trustfed/agent/cache"
 """

@@ -50,6 +50,7 @@ def _health(app: FastAPI, parts: AdminParts) -> None:
                 "trust_domain": state.trust_domain,
                 "enrolled": state.hub is not None,
                 "hub": parts.hub_status(),
+                "without_hub": parts.apart(),
                 "reported_ahead": parts.reported.status(),
                 "position": parts.fold.position,
                 "level": level_of(state.level),

@@ -47,6 +47,8 @@ class AdminParts:
     reported: Reported
     addresses: dict[str, str]
     ready: Callable[[], list[str]]
+    apart: Callable[[], dict[str, object]] = dict
+    peers: Callable[[], dict[str, dict[str, object]]] = dict
 
 
 def missing_for(authority: AuthorityState, parts: AdminParts, now: datetime) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ def reading_paths(app: FastAPI, parts: AdminParts) -> None:
     @app.get("/bundles")
     async def bundles() -> Response:
         state, now = parts.fold.state, parts.clock.now()
-        imported = state.imports(now)
+        imported, standing = state.imports(now), parts.peers()
         found: list[dict[str, Any]] = [
             {
                 "trust_domain": state.trust_domain,
@@ -30,6 +30,7 @@ def reading_paths(app: FastAPI, parts: AdminParts) -> None:
             if peer.trust_domain in imported:
                 found.append(
                     {
+                        **standing.get(peer.trust_domain, {}),
                         "trust_domain": peer.trust_domain,
                         "home": False,
                         "level": level_of(Level(peer.epoch, peer.sequence)),

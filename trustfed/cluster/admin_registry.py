@@ -13,6 +13,7 @@ from trustfed.cluster import entries, nodes
 from trustfed.cluster.admin_parts import AdminParts, Reason, answered, body_of, level_of, record, seconds
 from trustfed.cluster.entries import EntrySpec, Ttls
 from trustfed.cluster.events import EntryPut
+from trustfed.cluster.reserves import reserve_seconds, set_reserve
 from trustfed.cluster.state import newest_roots
 from trustfed.errors import Conflict, Invalid, NotFound, Unavailable
 from trustfed.federation.enrolment import text as text_of
@@ -26,6 +27,11 @@ class TokenRequest(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     groups: tuple[str, ...] = ()
     ttl: str = "10m"
+
+
+class ReserveRequest(msgspec.Struct, forbid_unknown_fields=True):
+    ttl: str = "0s"  # no longer
+    reason: str = ""
 
 
 class PeersRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -135,10 +141,23 @@ def node_paths(app: FastAPI, parts: AdminParts) -> None:
                     "connected": bool(held and held.streams),
                     "live_until": held.live_until if held else None,
                     "software": held.software if held else "",
+                    "reserve_seconds": reserve_seconds(parts.fold.state, node.groups, parts.policy.reserve_ttl_max),
                     "levels": {d: level_of(at) for d, at in held.levels.items()} if held else {},
                 }
             )
         return answered({"nodes": found})
+
+    @app.get("/reserves")
+    async def reserves() -> Response:
+        kept = sorted(parts.fold.state.reserves.items())
+        return answered({"reserves": [{"group": group, "ttl_seconds": ttl} for group, ttl in kept]})
+
+    @app.post("/reserves/{group}")
+    async def reserve(group: str, request: Request) -> Response:
+        said = await body_of(request, ReserveRequest)
+        ttl, most = duration(said.ttl), parts.policy.reserve_ttl_max
+        await record(parts, request, lambda s: set_reserve(s, group, ttl, most, said.reason), said.reason)
+        return answered({"group": group, "ttl_seconds": parts.fold.state.reserves.get(group) or 0})
 
     @app.post("/nodes/{name}/ban")
     async def ban(name: str, request: Request) -> Response:

@@ -14,10 +14,16 @@ from trustfed.cluster.admin_parts import AdminParts, actor, answered, body_of, l
 from trustfed.cluster.state import Grant
 from trustfed.errors import Invalid
 from trustfed.federation.envelope import PublicationKey
+from trustfed.runtime.config import duration
 
 
 class GrantDecision(msgspec.Struct, forbid_unknown_fields=True):
     fingerprint: str = ""
+    reason: str = ""
+
+
+class GrantLimit(msgspec.Struct, forbid_unknown_fields=True):
+    stale_limit: str  # such as "7d"; "0s": as policy says
     reason: str = ""
 
 
@@ -54,6 +60,12 @@ def grant_paths(app: FastAPI, parts: AdminParts) -> None:
         said = await body_of(request, GrantDecision)
         by = actor(request)
         await record(parts, request, lambda s: grants.end(s, id_, by, said.reason, parts.clock.now()), said.reason)
+        return answered(_grant(parts.fold.state.grants[id_]))
+
+    @app.post("/grants/{id_}/limit")
+    async def limited(id_: str, request: Request) -> Response:
+        said = await body_of(request, GrantLimit)
+        await record(parts, request, lambda s: grants.limit(s, id_, duration(said.stale_limit)), said.reason)
         return answered(_grant(parts.fold.state.grants[id_]))
 
     @app.post("/grants/{id_}/repin")
@@ -138,6 +150,8 @@ def _grant(grant: Grant) -> dict[str, Any]:
         "ended_reason": grant.ended_reason,
         "ended_at": grant.ended_at,
         "hub_knows": grant.confirmed,
+        "local": grant.local,
+        "stale_limit_seconds": grant.stale_limit or None,
     }
 
 

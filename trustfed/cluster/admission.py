@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ca.lifecycle import Kind
 from trustfed.cluster import nodes
+from trustfed.cluster.addresses import Addresses
 from trustfed.cluster.attestation.port import Admission, Attestors
 from trustfed.cluster.config import Policy
 from trustfed.cluster.issuance import Issuance
@@ -56,15 +57,15 @@ class NodeAdmission:
         presence: Presence,
         nonces: Nonces,
         policy: Policy,
-        grpc_address: str,
+        addresses: Addresses,
         clock: Clock,
     ) -> None:
         self._fold, self._issuance, self._attestors, self._presence = fold, issuance, attestors, presence
         self._renewed: dict[str, tuple[datetime, int]] = {}
-        self._nonces, self._policy, self._grpc_address, self._clock = nonces, policy, grpc_address, clock
+        self._nonces, self._policy, self._addresses, self._clock = nonces, policy, addresses, clock
 
-    async def attest(self, body: bytes) -> dict[str, object]:
-        """Admit a node that can prove who it is. Raises Invalid, Denied, Conflict, Unavailable."""
+    async def attest(self, body: bytes, peer: str = "") -> dict[str, object]:
+        """Admit a node that can prove who it is; `peer` is its address. Raises Invalid, Denied, Conflict, Unavailable."""
         request = enrolment.read(body, "the attestation request", _ATTEST)
         public_key = enrolment.binary(request, "public_key")
         enrolment.check_proof(enrolment.ATTEST, request, _p256(public_key), "the attestation request")  # 1
@@ -75,7 +76,7 @@ class NodeAdmission:
                 hint=f"one of {', '.join(self._attestors)}",
             )
         key_hash = "sha256:" + hashlib.sha256(public_key).hexdigest()
-        evidence = await attestor.verify(request["payload"], key_hash)  # 2
+        evidence = await attestor.verify(request["payload"], key_hash, peer)  # 2
         now = self._clock.now()
         admission = attestor.admit(self._fold.state, evidence, key_hash, now)
 
@@ -168,7 +169,9 @@ class NodeAdmission:
             "trust_domain": state.trust_domain,
             "node_id": str(node_id(domain, name)),
             "chain": [enrolment.text(der) for der in chain],
-            "grpc": self._grpc_address,
+            "grpc": self._addresses.grpc[0],
+            "grpc_addresses": self._addresses.grpc,
+            "https_addresses": self._addresses.https,
             "server_id": str(cluster_id(domain)),
             "envelope": enrolment.text(state.envelope),
             "publication_key": enrolment.text(state.domain.publication_key),

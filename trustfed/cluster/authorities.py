@@ -17,7 +17,7 @@ from ca import lifecycle
 from ca.authority import make_authority_csr, make_twin, new_authority_id
 from ca.intermediate import check_intermediate
 from ca.keys.port import KeyStore
-from ca.lifecycle import AuthorityState, Consumer, Kind, Step
+from ca.lifecycle import AuthorityState, Consumer, Kind, Status, Step
 from ca.profiles import NOT_BEFORE_BACKDATE
 from ca.record import Randomness
 from trustfed.cluster import events as e
@@ -101,11 +101,26 @@ class Authorities:
         for step in steps:
             await self._carry_out(step, consumers, now)
         published = await self.publish()
+        await self._note_held(consumers, now)
         await self._destroy_keys()
         if steps or published:
             for listener in self._listeners:
                 listener()
         return bool(steps) or published
+
+    async def _note_held(self, consumers: Sequence[Consumer], now: datetime) -> None:
+        """Journal that all have the authority that stands by: a process that begins while the hub is away knows it, too."""
+        policy, prepared = self.lifecycle_policy(), [a for a in self._all() if a.status is Status.PREPARED]
+        reached = [
+            a.first_level
+            for a in prepared
+            if a.first_level is not None
+            and a.first_level > self._fold.state.held
+            and not lifecycle.waiting_for(a, consumers, policy, now)
+        ]
+        if reached:
+            held = e.BundleHeld(*max(reached))
+            await self._record(lambda s: [held] if s.held < max(reached) else [], "all have it")
 
     def _due(self, state: ClusterState, consumers: Sequence[Consumer], now: datetime) -> list[Step]:
         """What is due; an intermediate that the root has yet to sign holds back its own kind of authority only."""
@@ -163,7 +178,7 @@ class Authorities:
         """Keep asking the hub for the intermediates that are missing; ends only when cancelled."""
         while True:
             wait = _CERTIFY_SECONDS
-            enough = self._policy.longest_leaf + self._policy.safety_margin
+            enough = self._policy.longest_regular_leaf + self._policy.safety_margin
             for authority in [a for a in self._all() if wants_root(a, self._clock.now(), enough)]:
                 try:
                     await self.certify_one(authority, certifier)
@@ -195,7 +210,7 @@ class Authorities:
         suffixes = self._fold.state.dns_suffixes if dns_suffixes is None else dns_suffixes
         signed = check_intermediate(intermediate, domain, id_, authority.twin, suffixes, root_set.roots)
         begins, not_after = signed.not_before, signed.not_after
-        enough = now + self._policy.longest_leaf + self._policy.safety_margin
+        enough = now + self._policy.longest_regular_leaf + self._policy.safety_margin
         if begins > now or not_after < min(enough, authority.not_after):
             raise Invalid(
                 f"the intermediate that came for authority {id_} is valid from {begins} to {not_after}",

@@ -28,15 +28,16 @@ def waiting_for_root(state: ClusterState) -> list[Consumer]:
 
 
 def replace_authority(state: ClusterState, kind: str) -> list[TypedEvent]:
-    """An operator wants a successor of the active authority now; it is gated like any other."""
+    """An operator wants a successor of the active authority now: the one that stands by, or a new one, gated as usual."""
     if kind not in ("x509", "jwt"):
         raise Invalid(f"authority kind {kind[:40]!r} is unknown", hint="x509 or jwt")
-    for authority in state.authorities.values():
-        if authority.kind == kind and authority.status is Status.PREPARED:
-            raise Conflict(f"authority {authority.id} is prepared already", hint="it is activated once all hold it")
     active = [a for a in state.authorities.values() if a.kind == kind and a.status is Status.ACTIVE]
     if not active:
         raise Conflict(f"no {kind} authority is active", hint="trustfed authority list")
+    if active[0].replace:
+        raise Conflict(
+            f"a successor of authority {active[0].id} is prepared already", hint="it is activated once all hold it"
+        )
     return [e.AuthorityReplaced(active[0].id)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -16,30 +17,37 @@ from ca.lifecycle import Level
 from trustfed.cluster import events as e
 from trustfed.cluster import fold as folding
 from trustfed.cluster import gauges
+from trustfed.cluster.addresses import Addresses
 from trustfed.cluster.admin import admin_app
 from trustfed.cluster.admin_parts import AdminParts
 from trustfed.cluster.admission import NodeAdmission
+from trustfed.cluster.apart import Apart
 from trustfed.cluster.attestation.open import open_attestors
 from trustfed.cluster.authorities import Authorities
 from trustfed.cluster.config import ClusterConfig
 from trustfed.cluster.doors import bundle_app, spiffe_app
 from trustfed.cluster.enrolment import enrol
+from trustfed.cluster.foreign import compose as foreign
 from trustfed.cluster.grants import held_envelope
 from trustfed.cluster.hub_news import HubNews
 from trustfed.cluster.identity import OwnIdentity
 from trustfed.cluster.issuance import Issuance
 from trustfed.cluster.presence import Presence
+from trustfed.cluster.publication import OwnRole
 from trustfed.cluster.reported import Reported
 from trustfed.cluster.resign import HubCertifier
 from trustfed.cluster.rpc import NodeRpc
 from trustfed.cluster.sessions import Sessions
 from trustfed.cluster.state import ClusterState
+from trustfed.cluster.store_fallback import store_fallback
 from trustfed.cluster.uplink import Uplink
 from trustfed.cluster.watching import Watching
 from trustfed.errors import Conflict, Unavailable
 from trustfed.federation.envelope import Envelope
 from trustfed.federation.token import EnrolmentToken
+from trustfed.journal.events import TypedEvent
 from trustfed.journal.fold import Fold
+from trustfed.journal.ports import MAX_READ
 from trustfed.journal.sqlite import Store, open_store
 from trustfed.journal.table import decode_state, encode_state
 from trustfed.runtime import logs, web
@@ -146,12 +154,39 @@ class _Running:
         self._parts, self._config, self._fold, self._clock = parts, parts.config, parts.fold, parts.clock
         policy = parts.config.policy
         self._presence = Presence()
-        self._sessions = Sessions(self._fold.state, self._fold.position, int(policy.reissue_window.total_seconds()))
+        self._apart = Apart(
+            self._fold,
+            parts.keys,
+            policy,
+            parts.authorities.lifecycle_policy(),
+            parts.config.data_dir,
+            self._clock,
+            parts.registry,
+        )
+        freshness, spread = self._apart.freshness, int(policy.reissue_window.total_seconds())
+        self._sessions = Sessions(self._fold.state, self._fold.position, spread, freshness)
+        self._addresses = Addresses()
         self._reported = Reported(lambda: self._fold.state.level, parts.registry)
         domain = TrustDomain.parse(self._fold.state.trust_domain)
         self._identity = OwnIdentity(domain, parts.issuance, policy.node_ttl, self._clock)
-        news = HubNews(self._fold, parts.authorities.look, self._reported.note, self._clock, parts.registry)
-        self._uplink = Uplink(self._fold, self._identity, self._levels, news, self._clock, parts.registry)
+        news = HubNews(
+            self._fold,
+            parts.authorities.look,
+            self._reported.note,
+            self._clock,
+            parts.registry,
+            freshness,
+            self._apart.intake,
+        )
+        self._uplink = Uplink(
+            self._fold,
+            self._identity,
+            self._levels,
+            news,
+            self._clock,
+            parts.registry,
+            lambda: self._addresses.bundle_endpoints,
+        )
         self._watching = Watching(
             self._fold,
             parts.authorities,
@@ -161,6 +196,18 @@ class _Running:
             news,
             policy.polled_readers,
             self._clock,
+            self._on_event,
+        )
+        self._role = OwnRole(self._fold, parts.keys, self._clock, self._uplink.look)
+        self._uplink.also_send(self._role.message)
+        self._foreign = foreign.Foreign(
+            self._fold,
+            parts.keys,
+            parts.config.foreign,
+            freshness.note,
+            policy.refresh_hint.total_seconds,
+            self._clock,
+            parts.registry,
         )
         self._own: tuple[bytes, Envelope] | None = None
         self._doors_open = False
@@ -168,6 +215,8 @@ class _Running:
     async def run(self, stop: asyncio.Event) -> None:
         parts, now, watching = self._parts, self._clock.now(), self._watching
         self._presence.load(self._fold.state, now + self._config.policy.node_ttl)
+        await self._earlier()
+        await self._apart.freshness.load()
         while await parts.authorities.advance(watching.consumers(now)):
             pass
         await self._identity.renew()
@@ -188,6 +237,10 @@ class _Running:
             self._identity.run(),
             self._uplink.run(),
             self._uplink.calls.tell_decisions(),
+            *self._foreign.jobs(),
+            *self._apart.jobs(),
+            self._role.run(),
+            *self._store_jobs(),
         ]
         try:
             await together(jobs, stop)
@@ -195,6 +248,36 @@ class _Running:
             await server.stop(1)
             for door in doors:
                 await door.close()
+            await self._apart.freshness.save()
+
+    def _on_event(self, event: TypedEvent) -> None:
+        self._apart.on_event(event)
+        self._role.on_event(event)
+
+    def _store_jobs(self) -> list[Coroutine[Any, Any, None]]:
+        """Reading peers' envelopes from the store, if one is configured."""
+        config = self._config
+        if config.store is None:
+            return []
+        fallback = store_fallback(
+            config.store,
+            config.data_dir,
+            self._fold,
+            self._apart.freshness,
+            self._clock,
+            self._parts.registry,
+            self._apart.intake,
+        )
+        self._apart.store_status = fallback.status
+        return [fallback.run()]
+
+    async def _earlier(self) -> None:
+        """What an earlier process recorded last: agents that come back resume after it."""
+        at = self._sessions.position
+        floor = max(at - MAX_READ, 0)
+        records = await self._parts.store.journal.read(floor, MAX_READ)
+        known = [e.CODEC.decode(record.event) for record in records if record.position <= at]
+        self._sessions.earlier(known, floor, self._fold.state)
 
     async def _open_doors(self) -> tuple[Any, list[Closable]]:
         config, parts = self._config, self._parts
@@ -204,10 +287,13 @@ class _Running:
         self._identity.on_change(https.replace)
         parts.authorities.on_step(lambda: identity.replace(anchors=self._twins()))
         server = grpc.aio.server(options=OPTIONS)
+        spiffe = listen_tcp(config.bundle_spiffe.listen)
+        listening = _listen_grpc(server, config.grpc.listen, identity.credentials())
+        told = Addresses(config.grpc.addresses(listening), config.bundle_spiffe.addresses(address_of(spiffe)))
+        self._addresses = told
+        self._apart.join(self._uplink, told, config.foreign.reach())
         rpc = NodeRpc(
             self._fold,
-            parts.store.journal,
-            e.CODEC,
             lambda: self._own_envelope().bundle,
             parts.issuance,
             self._presence,
@@ -215,36 +301,45 @@ class _Running:
             self._watching.levels_changed,
             self._reported.note,
             self._clock,
+            told,
+            config.policy.reserve_ttl_max,
         )
         server.add_generic_rpc_handlers((rpc.handlers(),))
-        spiffe = listen_tcp(config.bundle_spiffe.listen)
-        listening = _listen_grpc(server, config.grpc.listen, identity.credentials())
-        addresses = {
-            "grpc": config.grpc.advertise or listening,
-            "bundle_spiffe": config.bundle_spiffe.advertise or address_of(spiffe),
-        }
+        addresses = {"grpc": told.grpc[0], "bundle_spiffe": told.https[0]}
         await server.start()
+        attestors = open_attestors(config.attestation, TrustDomain.parse(self._fold.state.trust_domain), self._clock)
+        self._role.open(told, attestors)
         admission = NodeAdmission(
             self._fold,
             parts.issuance,
-            open_attestors(),
+            attestors,
             self._presence,
             Nonces(os.urandom),
             config.policy,
-            addresses["grpc"],
+            told,
             self._clock,
         )
+        confirmed = self._apart.confirmation
         doors: list[Closable] = [
-            await web.serve(spiffe_app(self._own_envelope, self._fold, admission), spiffe, https.context)
+            await web.serve(
+                spiffe_app(self._own_envelope, self._fold, admission, self._foreign.seen("https_spiffe"), confirmed),
+                spiffe,
+                https.context,
+            )
         ]
         if config.bundle_web is not None:
             context = web.web_pki_context(config.bundle_web.certificate_file, config.bundle_web.key_file.path)
             listener = listen_tcp(config.bundle_web.listen)
             addresses["bundle_web"] = address_of(listener)
-            doors.append(await web.serve(bundle_app(self._own_envelope), listener, context))
+            doors.append(
+                await web.serve(
+                    bundle_app(self._own_envelope, self._foreign.seen("https_web"), confirmed), listener, context
+                )
+            )
         admin = self._admin_parts(addresses)
         gauges.show(admin)
-        doors.append(await web.serve(admin_app(admin), listen_unix(config.admin_path)))
+        application, larger = self._foreign.admin(admin_app(admin), admin), {"/foreign/": foreign.MAX_BODY}
+        doors.append(await web.serve(application, listen_unix(config.admin_path), larger=larger))
         if config.health:
             listener = listen_tcp(config.health)
             addresses["health"] = address_of(listener)
@@ -270,6 +365,8 @@ class _Running:
             self._reported,
             addresses,
             self._not_ready,
+            self._apart.status,
+            self._apart.peers,
         )
 
     def _levels(self) -> dict[str, tuple[Level, tuple[str, ...], int]]:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 
 from trustfed.cluster.admission import NodeAdmission
 from trustfed.cluster.state import ClusterState
-from trustfed.errors import Denied, Unavailable
+from trustfed.errors import Denied, NotFound, Unavailable
 from trustfed.federation.envelope import Envelope
 from trustfed.journal.fold import Fold
 from trustfed.runtime import logs
@@ -19,27 +19,54 @@ from trustfed.runtime.problems import map_errors
 log = logs.get("cluster.doors")
 
 
-def bundle_app(own: Callable[[], Envelope]) -> FastAPI:
-    """The SPIFFE bundle endpoint (SPIFFE Federation §5): the bundle document at / and /bundle, the envelope beside it."""
+Seen = Callable[[Request, str, Envelope], None]
+"""Told of each reader: the request, which document, and what was served."""
+
+
+Confirmed = Callable[[], bytes | None]
+"""This domain's newest confirmation, if it has signed one."""
+
+
+def bundle_app(own: Callable[[], Envelope], seen: Seen | None = None, confirmed: Confirmed | None = None) -> FastAPI:
+    """The SPIFFE bundle endpoint (SPIFFE Federation §5): the bundle document at / and /bundle; beside it the envelope, and
+    the domain's word that this is its newest.
+    """
     app = _app("trustfed bundle endpoint")
 
     @app.get("/")
     @app.get("/bundle")
     async def bundle(request: Request) -> Response:
         envelope = own()
+        if seen is not None:
+            seen(request, "bundle", envelope)
         return document(request, envelope.body, "application/json", envelope.bundle.refresh_hint or 60)
 
     @app.get("/envelope")
     async def signed(request: Request) -> Response:
         envelope = own()
+        if seen is not None:
+            seen(request, "envelope", envelope)
         return document(request, envelope.data, "application/json", envelope.bundle.refresh_hint or 60)
+
+    @app.get("/confirmation")
+    async def confirmation(request: Request) -> Response:
+        data = confirmed() if confirmed is not None else None
+        if data is None:
+            raise NotFound("this domain has confirmed nothing yet", hint="ask again in a few seconds")
+        return document(request, data, "application/json", 5)
 
     return app
 
 
-def spiffe_app(own: Callable[[], Envelope], fold: Fold[ClusterState], admission: NodeAdmission) -> FastAPI:
+def spiffe_app(
+    own: Callable[[], Envelope],
+    fold: Fold[ClusterState],
+    admission: NodeAdmission,
+    seen: Seen | None = None,
+    confirmed: Confirmed | None = None,
+) -> FastAPI:
     """The https_spiffe listener: the bundle endpoint, the root set, attestation and renewal of nodes."""
-    app = bundle_app(own)
+    app = bundle_app(own, seen, confirmed)
 
     @app.get("/v1/roots")
     async def roots() -> dict[str, list[str]]:
@@ -55,7 +82,7 @@ def spiffe_app(own: Callable[[], Envelope], fold: Fold[ClusterState], admission:
     @app.post("/v1/node/attest")
     async def attest(request: Request) -> dict[str, object]:
         with _refusals(request):
-            return await admission.attest(await request.body())
+            return await admission.attest(await request.body(), _peer(request))
 
     @app.post("/v1/node/renew")
     async def renew(request: Request) -> dict[str, object]:
@@ -71,9 +98,12 @@ def _refusals(request: Request) -> Iterator[None]:
     try:
         yield
     except Denied as error:
-        peer = request.client.host if request.client else ""
-        log.warning("node refused", path=request.url.path, peer=peer, error=error.message)
+        log.warning("node refused", path=request.url.path, peer=_peer(request), error=error.message)
         raise
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def document(request: Request, body: bytes, content_type: str, max_age: int) -> Response:

@@ -115,6 +115,13 @@ class BundlePublished(Struct, frozen=True):
     envelope: bytes
 
 
+class BundleHeld(Struct, frozen=True):
+    """Every live reader has acknowledged this level, which carries the authority that stands by."""
+
+    epoch: int
+    sequence: int
+
+
 class EpochBegun(Struct, frozen=True):
     """After a restore from a backup: the next envelope is cut at this level, above all that readers reported."""
 
@@ -190,6 +197,7 @@ class GrantOffered(Struct, frozen=True):
     reason: str
     exporter_key: bytes  # publication key as the hub knows it
     hub_position: int
+    local: bool = False  # of a foreign peer: this domain's owner alone made it, and the hub knows nothing of it
 
 
 class GrantAccepted(Struct, frozen=True):
@@ -233,6 +241,98 @@ class PeerBundle(Struct, frozen=True):
     sequence: int
     envelope: bytes
     hub_position: int
+    received_at: datetime | None = None
+
+
+class PeerEndpoints(Struct, frozen=True):
+    """Where a peer's domain itself serves its envelope, as it told the hub; what is read there is verified like any."""
+
+    trust_domain: str
+    endpoints: tuple[str, ...]  # https://HOST:PORT
+
+
+class GrantLimited(Struct, frozen=True):
+    """How long the exporter's bundle may be used after its domain last confirmed it; 0: as policy says."""
+
+    id: str
+    stale_limit: int  # seconds
+
+
+class ReserveSet(Struct, frozen=True):
+    """Nodes of this group keep reserve SVIDs of so long a life; 0: no longer."""
+
+    group: str
+    ttl: int  # seconds
+
+
+class ForeignPeerAdded(Struct, frozen=True):
+    """A SPIFFE trust domain that is no member of this federation: where its bundle is, and how its endpoint is known."""
+
+    trust_domain: str
+    profile: str  # "https_web" | "https_spiffe" (SPIFFE Federation §5.2)
+    url: str
+    endpoint_id: str  # https_spiffe: the SPIFFE ID that must answer
+    ca: bytes  # https_web: PEM of the roots that the endpoint is known by; none: the system's
+    anchors: bytes  # https_spiffe: the first bundle of the endpoint's domain, as an operator gave it
+    readers: tuple[str, ...]  # networks from which the peer reads our bundle
+    grant: str  # the id of the local grant that was made with it
+    at: datetime
+
+
+class ForeignPeerChanged(Struct, frozen=True):
+    """The same settings, all of them, replaced; what was accepted stays."""
+
+    trust_domain: str
+    profile: str
+    url: str
+    endpoint_id: str
+    ca: bytes
+    anchors: bytes
+    readers: tuple[str, ...]
+    grant: str
+    at: datetime
+
+
+class ForeignPeerRemoved(Struct, frozen=True):
+    trust_domain: str
+    reason: str
+    at: datetime
+
+
+class ForeignBundleAccepted(Struct, frozen=True):
+    """A foreign bundle passed (trustfed.cluster.foreign.rules), or an operator accepted it; its keys are in the
+    `PeerBundle` beside it, if they or the hint changed.
+    """
+
+    trust_domain: str
+    sequence: int | None  # the foreign domain's own; none: nothing protects from an older bundle
+    keys: str  # fingerprint of the key set
+    refresh_hint: int  # seconds, within bounds
+    forced: bool
+    at: datetime
+
+
+class ForeignBundleRefused(Struct, frozen=True):
+    """What the endpoint serves is not believed, and the bundle held stays; recorded when that begins or turns."""
+
+    trust_domain: str
+    fault: str
+    message: str
+    sequence: int | None
+    keys: str
+    at: datetime
+
+
+class RoleSigned(Struct, frozen=True):
+    """This domain's part of the protected publication, signed over its envelope of this level; versions only rise."""
+
+    version: int
+    signed_at: datetime
+    document_hash: str  # SHA-256 of the cluster document
+    epoch: int
+    sequence: int
+    metadata: bytes
+    cluster_document: bytes
 
 
 class HubJoined(Struct, frozen=True):
@@ -255,6 +355,7 @@ CODEC = Codec(
         "authority.reissued": AuthorityReissued,
         "authority.removed": AuthorityRemoved,
         "bundle.published": BundlePublished,
+        "bundle.held": BundleHeld,
         "epoch.begun": EpochBegun,
         "entry.put": EntryPut,
         "entry.deleted": EntryDeleted,
@@ -269,5 +370,14 @@ CODEC = Codec(
         "grant.repinned": GrantRepinned,
         "peer.bundle": PeerBundle,
         "hub.joined": HubJoined,
+        "role.signed": RoleSigned,
+        "peer.endpoints": PeerEndpoints,
+        "grant.limited": GrantLimited,
+        "reserve.set": ReserveSet,
+        "foreign.added": ForeignPeerAdded,
+        "foreign.changed": ForeignPeerChanged,
+        "foreign.removed": ForeignPeerRemoved,
+        "foreign.accepted": ForeignBundleAccepted,
+        "foreign.refused": ForeignBundleRefused,
     }
 )

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ca.lifecycle import AuthorityState, Kind, Level, Status
 from trustfed.cluster import events as e
-from trustfed.cluster.state import ClusterState, Domain, Grant, Hub, Invitation, Node, Peer
+from trustfed.cluster.state import ClusterState, Domain, ForeignPeer, Grant, Hub, Invitation, Node, Peer
 from trustfed.journal.events import TypedEvent
 
 SCHEMA = 1
@@ -98,6 +98,10 @@ def _epoch(s: ClusterState, ev: e.EpochBegun) -> ClusterState:
     return replace(s, floor=Level(ev.epoch, ev.sequence))
 
 
+def _held(s: ClusterState, ev: e.BundleHeld) -> ClusterState:
+    return replace(s, held=max(s.held, Level(ev.epoch, ev.sequence)))
+
+
 def _entry_put(s: ClusterState, ev: e.EntryPut) -> ClusterState:
     return replace(s, entries=s.entries.put(ev.id, ev))
 
@@ -145,12 +149,20 @@ def _offered(s: ClusterState, ev: e.GrantOffered) -> ClusterState:
         # The hub alone wrote these: nothing of this domain rests on them once they have ended.
         for old in [g for g in s.grants.values() if g.state == "ended" and g.exporter == s.trust_domain]:
             s = replace(s, grants=s.grants.drop(old.id))
-    grant = Grant(ev.id, ev.importer, ev.exporter, ev.from_, ev.until, ev.reason, ev.exporter_key)
+    grant = Grant(ev.id, ev.importer, ev.exporter, ev.from_, ev.until, ev.reason, ev.exporter_key, local=ev.local)
     return _at_hub(replace(s, grants=s.grants.put(ev.id, grant)), ev.hub_position)
 
 
 def _accepted(s: ClusterState, ev: e.GrantAccepted) -> ClusterState:
-    s = _grant(s, ev.id, state="accepted", exporter_key=ev.exporter_key, accepted_at=ev.at)
+    # An exporter has one limit, too: a further grant for it begins with that.
+    others = _accepted_of(s, s.grants[ev.id].exporter)
+    limits = [g.stale_limit for g in others if g.stale_limit]
+    limit = min(limits, default=s.grants[ev.id].stale_limit)
+    s = _grant(s, ev.id, state="accepted", exporter_key=ev.exporter_key, accepted_at=ev.at, stale_limit=limit)
+    held = s.peers.get(s.grants[ev.id].exporter)
+    if held is not None and all(g.until <= ev.at for g in others):
+        # Granted anew after a while: what is held of it counts from this decision of its owner.
+        s = replace(s, peers=s.peers.put(held.trust_domain, replace(held, first_received_at=ev.at)))
     return _pinned(s, s.grants[ev.id].exporter, ev.exporter_key)
 
 
@@ -182,17 +194,94 @@ def _repinned(s: ClusterState, ev: e.GrantRepinned) -> ClusterState:
 
 def _pinned(s: ClusterState, exporter: str, key: bytes) -> ClusterState:
     """An exporter has one pinned key, whichever grant it was named with; what another key signed is forgotten."""
-    for grant in s.grants.values():
-        pinned = grant.importer == s.trust_domain and grant.exporter == exporter and grant.state == "accepted"
-        if pinned and grant.exporter_key != key:
+    for grant in _accepted_of(s, exporter):
+        if grant.exporter_key != key:
             s = _grant(s, grant.id, exporter_key=key)
     peer = s.peers.get(exporter)
     return s if peer is None or peer.key == key else replace(s, peers=s.peers.drop(exporter))
 
 
+def _accepted_of(s: ClusterState, exporter: str) -> list[Grant]:
+    """The grants by which this domain accepts that one's identities, now or later."""
+    own = s.trust_domain
+    return [g for g in s.grants.values() if g.importer == own and g.exporter == exporter and g.state == "accepted"]
+
+
+def _limited(s: ClusterState, ev: e.GrantLimited) -> ClusterState:
+    s = _grant(s, ev.id, stale_limit=ev.stale_limit)
+    for grant in _accepted_of(s, s.grants[ev.id].exporter):
+        s = _grant(s, grant.id, stale_limit=ev.stale_limit)
+    return s
+
+
+def _endpoints(s: ClusterState, ev: e.PeerEndpoints) -> ClusterState:
+    known = s.endpoints.put(ev.trust_domain, ev.endpoints) if ev.endpoints else s.endpoints.drop(ev.trust_domain)
+    return replace(s, endpoints=known)
+
+
+def _reserve(s: ClusterState, ev: e.ReserveSet) -> ClusterState:
+    return replace(s, reserves=s.reserves.put(ev.group, ev.ttl) if ev.ttl else s.reserves.drop(ev.group))
+
+
 def _peer(s: ClusterState, ev: e.PeerBundle) -> ClusterState:
-    peer = Peer(ev.trust_domain, ev.key, ev.epoch, ev.sequence, ev.envelope)
+    held = s.peers.get(ev.trust_domain)
+    # However many follow: a bundle that nobody confirms is no younger because an older one was held back until now.
+    first = (held.first_received_at or held.received_at) if held is not None and held.key == ev.key else None
+    peer = Peer(ev.trust_domain, ev.key, ev.epoch, ev.sequence, ev.envelope, ev.received_at, first or ev.received_at)
     return _at_hub(replace(s, peers=s.peers.put(ev.trust_domain, peer)), ev.hub_position)
+
+
+def _foreign(s: ClusterState, ev: e.ForeignPeerAdded | e.ForeignPeerChanged) -> ClusterState:
+    held = s.foreign.get(ev.trust_domain)
+    grant = s.grants.get(held.grant) if held is not None else None
+    if grant is None or grant.state != "accepted":
+        # Trusted anew after a while: what was held before is not handed out again until its endpoint says so.
+        s = replace(s, peers=s.peers.drop(ev.trust_domain))
+    given = ForeignPeer(
+        ev.trust_domain, ev.profile, ev.url, ev.endpoint_id, ev.ca, ev.anchors, ev.readers, ev.grant, ev.at
+    )
+    if held is not None:
+        given = replace(
+            given,
+            added_at=held.added_at,
+            sequence=held.sequence,
+            keys=held.keys,
+            refresh_hint=held.refresh_hint,
+            accepted_at=held.accepted_at,
+        )
+    return replace(s, foreign=s.foreign.put(ev.trust_domain, given))
+
+
+def _foreign_removed(s: ClusterState, ev: e.ForeignPeerRemoved) -> ClusterState:
+    return replace(s, foreign=s.foreign.drop(ev.trust_domain))
+
+
+def _foreign_accepted(s: ClusterState, ev: e.ForeignBundleAccepted) -> ClusterState:
+    peer = s.foreign[ev.trust_domain]
+    # SPIFFE Federation §5.2.2.4: the first bundle is for the first connection; from here on the newest one counts.
+    own = peer.endpoint_id.removeprefix("spiffe://").partition("/")[0] == ev.trust_domain
+    peer = replace(
+        peer,
+        anchors=b"" if own else peer.anchors,
+        sequence=ev.sequence,
+        keys=ev.keys,
+        refresh_hint=ev.refresh_hint,
+        accepted_at=ev.at,
+        fault="",
+        message="",
+        refused_keys="",
+        fault_at=None,
+    )
+    return replace(s, foreign=s.foreign.put(ev.trust_domain, peer))
+
+
+def _foreign_refused(s: ClusterState, ev: e.ForeignBundleRefused) -> ClusterState:
+    peer = replace(s.foreign[ev.trust_domain], fault=ev.fault, message=ev.message, refused_keys=ev.keys, fault_at=ev.at)
+    return replace(s, foreign=s.foreign.put(ev.trust_domain, peer))
+
+
+def _role(s: ClusterState, ev: e.RoleSigned) -> ClusterState:
+    return replace(s, role=ev)
 
 
 def _joined(s: ClusterState, ev: e.HubJoined) -> ClusterState:
@@ -217,6 +306,7 @@ _APPLY: dict[type[Any], Callable[[ClusterState, Any], ClusterState]] = {
     e.AuthorityRemoved: _removed,
     e.BundlePublished: _published,
     e.EpochBegun: _epoch,
+    e.BundleHeld: _held,
     e.EntryPut: _entry_put,
     e.EntryDeleted: _entry_deleted,
     e.PeersSet: _peers_set,
@@ -230,4 +320,13 @@ _APPLY: dict[type[Any], Callable[[ClusterState, Any], ClusterState]] = {
     e.GrantRepinned: _repinned,
     e.PeerBundle: _peer,
     e.HubJoined: _joined,
+    e.RoleSigned: _role,
+    e.PeerEndpoints: _endpoints,
+    e.GrantLimited: _limited,
+    e.ReserveSet: _reserve,
+    e.ForeignPeerAdded: _foreign,
+    e.ForeignPeerChanged: _foreign,
+    e.ForeignPeerRemoved: _foreign_removed,
+    e.ForeignBundleAccepted: _foreign_accepted,
+    e.ForeignBundleRefused: _foreign_refused,
 }

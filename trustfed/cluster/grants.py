@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
-from trustfed.cluster.events import GrantAccepted, GrantConfirmed, GrantEnded, GrantOffered, GrantRepinned, PeerBundle
+from trustfed.cluster.events import (
+    GrantAccepted,
+    GrantConfirmed,
+    GrantEnded,
+    GrantLimited,
+    GrantOffered,
+    GrantRepinned,
+    PeerBundle,
+    PeerEndpoints,
+)
 from trustfed.cluster.state import ClusterState, Grant
 from trustfed.errors import Conflict, Denied, Invalid, NotFound
 from trustfed.federation.envelope import Envelope, PublicationKey, open_envelope
 from trustfed.journal.events import TypedEvent
 from trustfed.proto import federation_pb2 as pb
+from trustfed.runtime.sockets import parse_url
 from trustfed.runtime.timestamps import from_ms
 from trustfed.spiffe.ids import TrustDomain
 
@@ -35,6 +46,8 @@ def heard(state: ClusterState, grant: pb.Grant, hub_position: int, now: datetime
     TrustDomain.parse(grant.importer)
     TrustDomain.parse(grant.exporter)
     known = state.grants.get(grant.id)
+    if known is not None and known.local:
+        raise Denied(f"the hub speaks of grant {grant.id}, which is this domain's alone")
     said: list[TypedEvent] = []
     if known is None:
         if grant.state == "ended":
@@ -89,6 +102,10 @@ def accept(state: ClusterState, id_: str, fingerprint: str, now: datetime) -> li
         raise Conflict(f"grant {id_} has ended", hint="ask for a new offer")
     key = PublicationKey(grant.exporter_key)
     _same_fingerprint(grant, key, fingerprint)
+    if not grant.local and any(other.local for other in state.pins(now).values() if other.exporter == grant.exporter):
+        raise Conflict(
+            f"{grant.exporter} is trusted as a foreign peer already", hint=f"trustfed peer remove {grant.exporter}"
+        )
     return [] if grant.state == "accepted" else [GrantAccepted(id_, grant.exporter_key, now)]
 
 
@@ -103,6 +120,8 @@ def repin(state: ClusterState, id_: str, exporter_key: bytes, fingerprint: str) 
     grant = _importing(state, id_)
     if grant.state != "accepted":
         raise Conflict(f"grant {id_} is {grant.state}; only an accepted one can be pinned anew")
+    if grant.local:
+        raise Conflict(f"grant {id_} is a foreign peer's: there is no publication key of it", hint="trustfed peer show")
     _same_fingerprint(grant, PublicationKey(exporter_key), fingerprint)
     return [GrantRepinned(id_, exporter_key)]
 
@@ -125,7 +144,39 @@ def receive(
     if after is not None and envelope.level == after.level:
         return [], envelope
     level = envelope.level
-    return [PeerBundle(trust_domain, grant.exporter_key, level.epoch, level.sequence, data, hub_position)], envelope
+    news = PeerBundle(trust_domain, grant.exporter_key, level.epoch, level.sequence, data, hub_position, now)
+    return [news], envelope
+
+
+MAX_ENDPOINTS = 8
+MAX_ENDPOINT = 300
+LEAST_LIMIT, LONGEST_LIMIT = timedelta(seconds=1), timedelta(days=366)
+
+
+def reachable(state: ClusterState, trust_domain: str, endpoints: Sequence[str], now: datetime) -> list[TypedEvent]:
+    """Where a peer serves its own envelope, as the hub says; asked only with every guard, and believed in nothing.
+
+    Raises Denied for a domain that no grant names, Invalid for what can be no address.
+    """
+    if trust_domain not in state.pins(now):
+        raise Denied(f"no accepted grant for trust domain {trust_domain[:255]!r}", hint="trustfed grant list")
+    if len(endpoints) > MAX_ENDPOINTS or any(len(url) > MAX_ENDPOINT for url in endpoints):
+        raise Invalid(f"the hub names more than {MAX_ENDPOINTS} bundle endpoints of {trust_domain}, or too long ones")
+    for url in endpoints:
+        parse_url(url)
+    said = tuple(endpoints)
+    return [] if said == (state.endpoints.get(trust_domain) or ()) else [PeerEndpoints(trust_domain, said)]
+
+
+def limit(state: ClusterState, id_: str, period: timedelta) -> list[TypedEvent]:
+    """Say how long the exporter's bundle is used after its domain last confirmed it; 0: as policy says."""
+    grant = _importing(state, id_)
+    if grant.state == "ended":
+        raise Conflict(f"grant {id_} has ended", hint="trustfed grant list")
+    if period and not LEAST_LIMIT <= period <= LONGEST_LIMIT:
+        raise Invalid(f"a stale limit of {period} is out of range", hint=f"{LEAST_LIMIT} to {LONGEST_LIMIT}, or 0s")
+    seconds = int(period.total_seconds())
+    return [] if seconds == grant.stale_limit else [GrantLimited(id_, seconds)]
 
 
 def held_envelope(data: bytes, trust_domain: str, key: bytes) -> Envelope:

@@ -81,5 +81,6 @@ class HubCalls:
 
     def _untold(self) -> list[Grant]:
         state = self._fold.state
-        own = [g for g in state.grants.values() if g.importer == state.trust_domain and g.state != "offered"]
+        every = [g for g in state.grants.values() if not g.local]
+        own = [g for g in every if g.importer == state.trust_domain and g.state != "offered"]
         return [g for g in own if not g.confirmed or g.id in self._from_hub.forgotten]

@@ -16,6 +16,8 @@ from ca.lifecycle import Consumer, Level
 from ca.profiles import SYSTEM_SVID
 from trustfed.cluster import events as e
 from trustfed.cluster import grants
+from trustfed.cluster.freshness import Freshness
+from trustfed.cluster.intake import Intake
 from trustfed.cluster.state import ClusterState, newest_roots
 from trustfed.errors import Denied, Invalid
 from trustfed.federation import roots
@@ -25,6 +27,7 @@ from trustfed.proto import federation_pb2 as pb
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.metrics import Registry
+from trustfed.runtime.pace import Paces
 from trustfed.runtime.timestamps import from_ms
 
 log = logs.get("cluster.hub_news")
@@ -34,6 +37,9 @@ MAX_ROOT_BYTES = 1_048_576
 """Of all root sets that are kept: every one goes to every node that enrols or comes back."""
 ROOT_BURST, ROOT_PACE = 32, timedelta(hours=1)
 """So many versions at once, then one an hour: who holds the hub cannot use the room up in a moment."""
+ENDPOINTS_BURST, ENDPOINTS_SECONDS = 8, 600.0
+"""So many changes of one peer's bundle endpoints at once, then one in ten minutes: each is an event of the journal. An
+honest hub passes fewer on."""
 MAX_REFUSED = 100
 MAX_LAGGARDS = 100
 
@@ -57,10 +63,14 @@ class HubNews:
         on_report: Callable[[str, Level], None],
         clock: Clock,
         registry: Registry,
+        freshness: Freshness | None = None,
+        intake: Intake | None = None,
     ) -> None:
-        self._fold, self._clock = fold, clock
+        self._fold, self._clock, self._freshness = fold, clock, freshness
         self._on_levels, self._on_report = on_levels, on_report
+        self._intake, self._endpoint_paces = intake or Intake(fold, clock), Paces(ENDPOINTS_BURST, ENDPOINTS_SECONDS)
         self._importers: dict[str, _Held] = {}
+        self._pushed: tuple[Level, datetime | None] | None = None
         self._in_snapshot: set[str] | None = None
         self._roots_free_at = clock.now() - ROOT_BURST * ROOT_PACE
         self.forgotten: set[str] = set()
@@ -85,25 +95,20 @@ class HubNews:
             await self._take(message)
             self.refused.pop(about, None)
         except (Denied, Invalid) as error:
-            # One bad item from the hub must not keep the good ones away, nor be forgotten.
-            self.refused.pop(about, None)
-            if len(self.refused) >= MAX_REFUSED:
-                self.refused.pop(next(iter(self.refused)))
-            self.refused[about] = error.message
-            self._counter.add()
-            log.error("refused from the hub", what=about, error=error.message)
+            self._refuse(about, error.message)
 
     def consumers(self, state: ClusterState, connected_since: datetime | None, now: datetime) -> list[Consumer]:
         """The importers of this domain's bundle, for the gate before an activation.
 
-        While the hub is away nobody can say who has gone, so all count as live. One that a connected hub has never
-        spoken of counts as live and behind until no SVID of it can be alive.
+        While the hub is away nobody can say who has gone, so all count as live, and one of which nothing was heard since
+        this process began as where all once were. One that a connected hub has never spoken of counts as live and behind
+        until no SVID of it can be alive.
         """
         found = []
         for importer, grant in state.importers(now).items():
             name, held = f"cluster {importer}", self._importers.get(importer)
             if connected_since is None:
-                found.append(Consumer(name, held.level if held else None, grant.until))
+                found.append(Consumer(name, held.level if held else state.held, grant.until))
             elif held is None:
                 until = min(grant.until, connected_since + SYSTEM_SVID.max_lifetime)
                 found.append(Consumer(name, None, until))
@@ -129,18 +134,56 @@ class HubNews:
                 await self._grant(message.grant, position, now)
             case "envelope":
                 peer = message.envelope
-                await self._record(
-                    lambda s: grants.receive(s, peer.trust_domain, peer.envelope, position, now)[0],
-                    "relayed by the hub",
-                )
+                await self._endpoints(peer, now)
+                name, data = peer.trust_domain, peer.envelope
+                await self._intake.take(name, data, actor="hub", reason="relayed by the hub", hub_position=position)
             case "consumer":
                 self._consumer(message.consumer, now)
             case "root_set":
                 await self._advance_roots(tuple(message.root_set.documents), now)
             case "stored":
-                self._stored(message.stored.level)
+                self._stored(message.stored, now)
             case "snapshot_end":
                 await self._forget_ended(now)
+            case "confirmations":
+                await self._confirmations(message.confirmations)
+
+    async def _endpoints(self, peer: pb.PeerEnvelope, now: datetime) -> None:
+        """Where else the peer's envelope can be had; what is wrong with that spoils not the envelope."""
+        about = f"bundle endpoints of {peer.trust_domain[:255]}"
+        said = tuple(peer.bundle_endpoints)
+        if said == (self._fold.state.endpoints.get(peer.trust_domain) or ()):
+            return
+        try:
+            grants.reachable(self._fold.state, peer.trust_domain, said, now)
+            if not self._endpoint_paces.take(peer.trust_domain, self._clock.monotonic()):
+                raise Denied(f"the bundle endpoints of {peer.trust_domain} change too often", hint="those before stay")
+            await self._record(lambda s: grants.reachable(s, peer.trust_domain, said, now), "the hub says so")
+            self.refused.pop(about, None)
+        except (Denied, Invalid) as error:
+            self._refuse(about, error.message)
+
+    async def _confirmations(self, said: pb.Confirmations) -> None:
+        if self._freshness is None:
+            return
+        given = [(peer.trust_domain, peer.confirmation) for peer in said.peers]
+        refused = await self._freshness.take_all(given)
+        for domain, _ in given:
+            about = f"confirmation of {domain[:255]}"
+            if domain[:255] in refused:
+                self._refuse(about, refused[domain[:255]])
+            else:
+                self.refused.pop(about, None)
+
+    def _refuse(self, about: str, why: str) -> None:
+        """One bad item from the hub must not keep the good ones away, nor be forgotten."""
+        said = self.refused.pop(about, "")
+        if len(self.refused) >= MAX_REFUSED:
+            self.refused.pop(next(iter(self.refused)))
+        self.refused[about] = why
+        self._counter.add()
+        if said != why:
+            log.error("refused from the hub", what=about, error=why)
 
     async def _grant(self, grant: pb.Grant, position: int, now: datetime) -> None:
         if grants.forgotten(self._fold.state, grant):
@@ -169,8 +212,18 @@ class HubNews:
         self._importers[said.importer] = _Held(held, live_until, tuple(n[:128] for n in said.laggards[:MAX_LAGGARDS]))
         self._on_levels()
 
-    def _stored(self, said: pb.Level) -> None:
-        state, level = self._fold.state, Level(said.epoch, said.sequence)
+    def pushed(self, own: datetime) -> datetime | None:
+        """When who only polls could have this domain's newest bundle; `own` is when our own endpoint had it.
+
+        None while the hub has said that it publishes, and not yet that every target has this level.
+        """
+        if self._pushed is None:
+            return own
+        level, at = self._pushed
+        return max(own, at) if at is not None and level == self._fold.state.level else None
+
+    def _stored(self, said: pb.EnvelopeStored, now: datetime) -> None:
+        state, level = self._fold.state, Level(said.level.epoch, said.level.sequence)
         if level > state.level:
             self._on_report("the hub", level)
             raise Denied(
@@ -178,6 +231,9 @@ class HubNews:
                 f"but {state.level.epoch}.{state.level.sequence} is the highest there is",
                 hint="restored from a backup? trustfed cluster epoch. Otherwise this hub lies",
             )
+        published = min(from_ms(said.published_at_ms), now) if said.published_at_ms else None
+        self._pushed = (level, published) if said.publishes else None
+        self._on_levels()
 
     async def _advance_roots(self, documents: tuple[bytes, ...], now: datetime) -> None:
         taken: list[bytes] = []
@@ -208,7 +264,7 @@ class HubNews:
             return
 
         def decide(state: ClusterState) -> list[e.GrantEnded]:
-            gone = [g for g in state.grants.values() if g.state != "ended" and g.id not in seen]
+            gone = [g for g in state.grants.values() if g.state != "ended" and not g.local and g.id not in seen]
             return [e.GrantEnded(grant.id, "hub", "not in the hub's snapshot", now) for grant in gone[:1_000]]
 
         while await self._record(decide, "snapshot from the hub"):

@@ -19,6 +19,7 @@ from ca.profiles import NODE_SVID
 from ca.publickeys import load_public_key
 from ca.record import Randomness
 from trustfed.cluster.config import Policy
+from trustfed.cluster.reserves import reserve_seconds
 from trustfed.cluster.slots import entry_of, jwt_request, leaf_request, refuse
 from trustfed.cluster.state import ClusterState, Node
 from trustfed.errors import Invalid, NotFound, TrustfedError, Unavailable
@@ -114,12 +115,13 @@ class Issuance:
         if len(request.slots) > MAX_SLOTS:
             raise Invalid(f"{len(request.slots)} slots in one request", hint=f"at most {MAX_SLOTS}")
         now, state = self._clock.now(), self._fold.state
+        reserve = reserve_seconds(state, node.groups, self._policy.reserve_ttl_max)
         answers: list[TrustfedError | Issued] = []
         wanted: list[LeafRequest] = []
         for slot in request.slots:
             try:
                 entry = entry_of(state, node, slot.entry_id, now)
-                wanted.append(leaf_request(entry, node, slot, request.command_id))
+                wanted.append(leaf_request(entry, node, slot, request.command_id, reserve))
                 answers.append(_PENDING)
             except TrustfedError as error:
                 answers.append(error)

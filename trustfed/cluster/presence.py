@@ -83,7 +83,8 @@ class Presence:
         found: dict[str, tuple[Level, tuple[str, ...], int]] = {}
         for exporter, grant in state.imports(now).items():
             peer = state.peers.get(exporter)
-            if peer is None or peer.key != grant.exporter_key:
+            # The hub, which is told these, knows nothing of foreign peers.
+            if grant.local or peer is None or peer.key != grant.exporter_key:
                 continue
             newest = Level(peer.epoch, peer.sequence)
             behind = [(name, held.levels.get(exporter)) for name, held in live]

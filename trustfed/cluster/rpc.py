@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import grpc
 
 from ca.lifecycle import Level
-from trustfed.cluster import events as e
 from trustfed.cluster import nodes
+from trustfed.cluster.addresses import Addresses
 from trustfed.cluster.issuance import Issuance
+from trustfed.cluster.joining import Joining, Turn
 from trustfed.cluster.presence import Presence
-from trustfed.cluster.sessions import MAX_REPLAY, Sessions, View
+from trustfed.cluster.reserves import reserve_seconds
+from trustfed.cluster.sessions import Sessions, View
 from trustfed.cluster.state import ClusterState, Node
 from trustfed.errors import Denied, Invalid, Unavailable
 from trustfed.federation.names import node_name
-from trustfed.journal.events import Codec, TypedEvent
 from trustfed.journal.fold import Fold
-from trustfed.journal.ports import Journal
 from trustfed.proto import node_pb2 as pb
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
@@ -49,8 +49,6 @@ class NodeRpc:
     def __init__(
         self,
         fold: Fold[ClusterState],
-        journal: Journal,
-        codec: Codec,
         bundle: Callable[[], Bundle],
         issuance: Issuance,
         presence: Presence,
@@ -58,13 +56,17 @@ class NodeRpc:
         on_levels: Callable[[], None],
         on_report: Callable[[str, Level], None],
         clock: Clock,
+        addresses: Addresses | None = None,
+        reserve_ttl_max: timedelta = timedelta(0),
     ) -> None:
         self._on_report = on_report
-        self._fold, self._journal, self._codec, self._bundle = fold, journal, codec, bundle
+        self._fold, self._bundle = fold, bundle
+        self._addresses, self._reserve_ttl_max = addresses or Addresses(), reserve_ttl_max
         self._issuance, self._presence, self._sessions = issuance, presence, sessions
         self._on_levels, self._clock = on_levels, clock
         self._verified: dict[bytes, tuple[Bundle, X509Svid, str]] = {}
         self._inflight: dict[str, int] = {}
+        self._joining = Joining()
 
     def handlers(self) -> Any:
         """For `Server.add_generic_rpc_handlers`."""
@@ -111,12 +113,20 @@ class NodeRpc:
 
     @answering
     async def sync(self, requests: Any, context: Any) -> None:
-        svid, name = self._logged(context, self._verified_caller)
-        known = self._fold.state.nodes.get(name)
-        if known is None or not known.banned:  # one that is banned is told so in a greeting: no other refusal is a ban
-            self._caller(context)
+        turn = await self._joining.turn()
         try:
-            message = await asyncio.wait_for(context.read(), _HELLO_SECONDS)
+            svid, name = self._logged(context, self._verified_caller)
+            known = self._fold.state.nodes.get(name)
+            if (
+                known is None or not known.banned
+            ):  # one that is banned is told so in a greeting: no other refusal is a ban
+                self._caller(context)
+            await asyncio.sleep(0)  # others first: a signature was verified
+        finally:
+            turn.done()
+        try:
+            async with asyncio.timeout(_HELLO_SECONDS):
+                message = await context.read()
         except TimeoutError:
             raise Invalid(f"no hello came within {_HELLO_SECONDS:.0f} s") from None
         if message is grpc.aio.EOF or message.WhichOneof("message") != "hello":
@@ -124,10 +134,17 @@ class NodeRpc:
         hello = message.hello
         if not hello.protocol_min <= PROTOCOL <= hello.protocol_max:
             raise Invalid(f"this cluster speaks protocol {PROTOCOL}", hint="upgrade the agent or the cluster")
+        turn = await self._joining.turn()
+        try:
+            await self._joined(context, hello, svid, name, turn)
+        finally:
+            turn.done()
+
+    async def _joined(self, context: Any, hello: pb.AgentHello, svid: X509Svid, name: str, turn: Turn) -> None:
+        known = self._fold.state.nodes.get(name)
         if known is not None and known.banned:
-            await self._greet(context, self._fold.state, snapshot=False, banned=known.banned)
+            await self._greet(context, self._fold.state, (), snapshot=False, banned=known.banned)
             self._caller(context)
-        missed = await self._missed(name, hello)
         # Time has passed: from here to `join` nothing waits.
         state = self._fold.state
         node = nodes.standing(state, name, svid.not_before)
@@ -138,41 +155,27 @@ class NodeRpc:
         held.software, held.heard = hello.software[:64], self._clock.now()
         held.streams += 1
         self._presence.says(node.name, self._known(hello.levels))
+        assert state.domain is not None
+        ours = hello.cluster_instance == state.domain.instance
+        missed = self._sessions.missed(view, hello.position, state) if ours else None
         snapshot = missed is None
         self._sessions.join(view, state, snapshot=snapshot)
-        if missed is not None:
-            self._sessions.missed(view, missed, state)
+        view.mark(missed or ())
         log.info("node connected", node=node.name, software=held.software, snapshot=snapshot)
         self._on_levels()
         reader = asyncio.create_task(self._read(context, node.name))
         try:
-            await self._greet(context, state, snapshot=snapshot)
-            await self._write(context, view, reader, svid.not_after, snapshot=snapshot)
+            await self._greet(context, state, node.groups, snapshot=snapshot)
+            await self._write(context, view, reader, svid.not_after, turn, snapshot=snapshot)
         finally:
             reader.cancel()
             self._sessions.leave(view)
             held.streams -= 1
             log.info("node disconnected", node=node.name, error=view.over.message if view.over else "")
 
-    async def _missed(self, name: str, hello: pb.AgentHello) -> list[TypedEvent] | None:
-        """What happened since the agent's position; None when it needs a snapshot: it comes from elsewhere, is too far
-        behind, or attested anew since (its groups may be others).
-        """
-        domain, at = self._fold.state.domain, hello.position
-        assert domain is not None
-        if hello.cluster_instance != domain.instance or not 0 < at <= self._fold.position:
-            return None
-        missed: list[TypedEvent] = []
-        while at < self._fold.position:
-            if self._fold.position - at > MAX_REPLAY:
-                return None
-            records = await self._journal.read(at, MAX_REPLAY)
-            missed += [self._codec.decode(record.event) for record in records]
-            at = records[-1].position
-        anew = any(isinstance(event, e.NodeAttested) and event.name == name for event in missed)
-        return None if anew or len(missed) > MAX_REPLAY else missed
-
-    async def _greet(self, context: Any, state: ClusterState, *, snapshot: bool, banned: str = "") -> None:
+    async def _greet(
+        self, context: Any, state: ClusterState, groups: Sequence[str], *, snapshot: bool, banned: str = ""
+    ) -> None:
         assert state.domain is not None
         hello = pb.ClusterHello(
             protocol=PROTOCOL,
@@ -182,15 +185,20 @@ class NodeRpc:
             cluster_instance=state.domain.instance,
             time_ms=to_ms(self._clock.now()),
             trust_domain=state.trust_domain,
+            grpc_addresses=self._addresses.grpc,
+            https_addresses=self._addresses.https,
+            reserve_seconds=reserve_seconds(state, groups, self._reserve_ttl_max),
         )
         await context.write(pb.FromCluster(hello=hello))
         # The second message, before any entry or bundle: an agent that was away learns first what it may no longer do.
         await context.write(pb.FromCluster(bans=pb.Bans(banned=bool(banned), reason=banned)))
 
     async def _write(
-        self, context: Any, view: View, reader: asyncio.Task[None], until: datetime, *, snapshot: bool
+        self, context: Any, view: View, reader: asyncio.Task[None], until: datetime, turn: Turn, *, snapshot: bool
     ) -> None:
-        first = snapshot
+        first, monotonic = snapshot, self._clock.monotonic
+        # Who resumes is told at once what was confirmed meanwhile; a snapshot says so itself.
+        beat_at = monotonic() + (_HEARTBEAT_SECONDS if snapshot else 0)
         while True:
             if view.over is not None:
                 if isinstance(view.over, Denied):
@@ -206,10 +214,16 @@ class NodeRpc:
             if first:
                 await context.write(pb.FromCluster(position=position, snapshot_end=pb.SnapshotEnd()))
                 first = False
+            if monotonic() >= beat_at:
+                # What happened meanwhile was nothing to this agent: it need not be replayed when it comes back.
+                for beat in self._sessions.beats(view, self._fold.state, self._clock.now()):
+                    await context.write(beat)
+                beat_at = monotonic() + _HEARTBEAT_SECONDS
+            turn.done()
             changed = asyncio.ensure_future(view.changed())
             try:
                 done, _ = await asyncio.wait(
-                    {changed, reader}, timeout=_HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                    {changed, reader}, timeout=max(beat_at - monotonic(), 0), return_when=asyncio.FIRST_COMPLETED
                 )
             finally:
                 changed.cancel()
@@ -220,11 +234,6 @@ class NodeRpc:
                 return
             if self._clock.now() >= until:
                 raise Unavailable("the SVID of this connection has expired", hint="connect again with a newer one")
-            if not done:
-                # What happened meanwhile was nothing to this agent: it need not be replayed when it comes back.
-                beat = pb.Heartbeat(time_ms=to_ms(self._clock.now()))
-                at = 0 if view.pending else self._sessions.position
-                await context.write(pb.FromCluster(position=at, heartbeat=beat))
 
     async def _read(self, context: Any, name: str) -> None:
         while (message := await context.read()) is not grpc.aio.EOF:

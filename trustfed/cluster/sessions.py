@@ -14,8 +14,10 @@ from datetime import datetime
 
 from ca.lifecycle import Status
 from trustfed.cluster import events as e
+from trustfed.cluster.changes import ANYBODY, Changes, Item
 from trustfed.cluster.entries import federates, serves
-from trustfed.cluster.state import ClusterState, Node
+from trustfed.cluster.freshness import Freshness
+from trustfed.cluster.state import ClusterState, Grant, Node
 from trustfed.errors import Conflict, Denied, TrustfedError
 from trustfed.journal.events import TypedEvent
 from trustfed.proto import node_pb2 as pb
@@ -26,10 +28,13 @@ MAX_ENTRIES_PER_MESSAGE = 200
 MAX_MESSAGE_BYTES = 512 * 1024
 """Entries of one message; a single entry may be larger, up to the bounds of its fields (about 600 KiB)."""
 MAX_REMOVED_PER_MESSAGE = 2_000
-MAX_REPLAY = 1_000
-"""Events that a resuming agent is brought over one by one; further behind it gets a snapshot."""
-
-Item = tuple[str, str]
+MAX_RESUMED = 10_000
+"""Things that changed while an agent was away, at most; after more it gets a snapshot."""
+MAX_MADE = 10_000
+"""Entries kept in the form in which agents are told them."""
+MAX_CONFIRMED = 1_000
+"""In one heartbeat."""
+_ENTRY_BYTES, _REMOVED_BYTES, _BUNDLE_BYTES = 300, 40, 250
 
 
 @dataclass(eq=False)
@@ -39,6 +44,7 @@ class View:
     node: str
     groups: tuple[str, ...]
     joined: int = 0  # the journal's position at that moment
+    confirmed: int = 0  # the confirmations it has been told of, by their serial
     over: TrustfedError | None = None
     pending: set[Item] = field(default_factory=set)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,9 +72,13 @@ class Sessions:
     a message brings an agent to: what the state has more is marked later, and sent again.
     """
 
-    def __init__(self, state: ClusterState, position: int, reissue_spread: int) -> None:
+    def __init__(
+        self, state: ClusterState, position: int, reissue_spread: int, freshness: Freshness | None = None
+    ) -> None:
         self.position = position
-        self._reissue_spread = reissue_spread
+        self._reissue_spread, self._freshness = reissue_spread, freshness
+        self._changes = Changes(position)
+        self._made: dict[str, tuple[e.EntryPut, object, pb.Entry, int]] = {}
         self._views: dict[str, list[View]] = defaultdict(list)
         self._by_parent: dict[str, set[str]] = defaultdict(set)
         self._parent: dict[str, str] = {}
@@ -79,13 +89,14 @@ class Sessions:
         return sum(len(views) for views in self._views.values())
 
     def join(self, view: View, state: ClusterState, *, snapshot: bool) -> None:
-        """Begin a stream; with `snapshot`, mark everything that this node may have."""
+        """Begin a stream; with `snapshot`, mark everything that this node may have; else `missed` has said what."""
         own = self._views[view.node]
         if len(own) >= MAX_STREAMS:
             own.pop(0).end(Conflict("a newer stream of this node took the place"))
         own.append(view)
         if not snapshot:
             return
+        view.confirmed = self._freshness.serial if self._freshness else 0
         items: set[Item] = {("bundle", state.trust_domain)}
         items.update(("bundle", peer) for peer in state.peers)
         items.update(_reissues(state))
@@ -93,9 +104,26 @@ class Sessions:
             items.update(("entry", id_) for id_ in self._by_parent.get(parent, ()))
         view.mark(items)
 
-    def missed(self, view: View, events: Sequence[TypedEvent], state: ClusterState) -> None:
-        """Mark what happened while the agent was away."""
-        view.mark({item for event in events for item in self._items(event, state)})
+    def earlier(self, events: Sequence[TypedEvent], floor: int, state: ClusterState) -> None:
+        """What happened from `floor` on until these sessions began, before an earlier process ended."""
+        changes = Changes(floor)
+        for position, event in enumerate(events, start=floor + 1):
+            self._note(changes, position, event, state)
+            if isinstance(event, e.EntryPut | e.EntryDeleted):
+                changes.moved(event.id, [ANYBODY])
+        self._changes = changes
+
+    def missed(self, view: View, after: int, state: ClusterState) -> set[Item] | None:
+        """What an agent that has applied everything up to `after` lacks. None when it needs a snapshot: that is not known,
+        the node attested anew since (its groups may be others), or a snapshot is the smaller of the two.
+        """
+        if not 0 < after <= self.position:
+            return None
+        items = self._changes.since(after, _parents(view), MAX_RESUMED)
+        if items is None or ("node", view.node) in items:
+            return None
+        items = {item for item in items if item[0] != "node"}
+        return items if self._size(items, state) <= self._whole(view, state) else None
 
     def leave(self, view: View) -> None:
         """The stream is over."""
@@ -108,6 +136,12 @@ class Sessions:
     def on_event(self, position: int, event: TypedEvent, state: ClusterState) -> None:
         """Mark what one event means for whom."""
         self.position = position
+        self._note(self._changes, position, event, state)
+        if isinstance(event, e.ReserveSet):
+            for view in self._all():
+                if event.group in view.groups:
+                    view.end(Conflict(f"the reserve of group {event.group} changed", hint="connect again"))
+            return
         if isinstance(event, e.NodeAttested):
             # Its groups may be others now, or its machine: it begins anew.
             for view in self._views.get(event.name, ()):
@@ -125,6 +159,19 @@ class Sessions:
         if items:
             for view in self._all():
                 view.mark([item for item in items if self._concerns(view, item)])
+
+    def beats(self, view: View, state: ClusterState, now: datetime) -> list[pb.FromCluster]:
+        """The heartbeat that is due to one agent: what of its bundles was confirmed since the last one."""
+        position = 0 if view.pending else self.position
+        confirmed: list[pb.Confirmed] = []
+        if self._freshness is not None and view.confirmed < self._freshness.serial:
+            imported = state.imports(now)
+            said = self._freshness.since(view.confirmed)
+            view.confirmed = self._freshness.serial
+            confirmed = [pb.Confirmed(trust_domain=d, at_ms=to_ms(at)) for d, at in said if d in imported]
+        parts = [confirmed[start : start + MAX_CONFIRMED] for start in range(0, len(confirmed) or 1, MAX_CONFIRMED)]
+        beats = [pb.Heartbeat(time_ms=to_ms(now), confirmed=part) for part in parts]
+        return [pb.FromCluster(position=position, heartbeat=beat) for beat in beats]
 
     def refresh(self, domains: Iterable[str]) -> None:
         """Time alone opened or closed these domains' grants."""
@@ -158,11 +205,35 @@ class Sessions:
                 entries.append(entry)
         for start in range(0, len(removed), MAX_REMOVED_PER_MESSAGE):
             yield pb.FromCluster(entries=pb.Entries(remove=removed[start : start + MAX_REMOVED_PER_MESSAGE]))
-        bundles = [_bundle(key, state, now) for kind, key in sorted(items) if kind == "bundle"]
+        imported = state.imports(now) if any(kind == "bundle" for kind, _ in items) else {}
+        bundles = [self._bundle(key, state, imported) for kind, key in sorted(items) if kind == "bundle"]
         yield from (m for m in bundles if m.HasField("bundle_removed"))
         yield from (m for m in bundles if m.HasField("bundle"))
-        yield from _upserts(entries, state)
+        yield from self._upserts(entries, state)
         yield from (self._reissue(key) for kind, key in sorted(items) if kind == "reissue")
+
+    def _upserts(self, entries: Sequence[e.EntryPut], state: ClusterState) -> Iterator[pb.FromCluster]:
+        """Entries in messages of bounded count and size."""
+        batch, size = pb.Entries(), 0
+        for entry in entries:
+            made, length = self._said(entry, state)
+            if batch.upsert and (size + length > MAX_MESSAGE_BYTES or len(batch.upsert) >= MAX_ENTRIES_PER_MESSAGE):
+                yield pb.FromCluster(entries=batch)
+                batch, size = pb.Entries(), 0
+            batch.upsert.append(made)
+            size += length
+        if batch.upsert:
+            yield pb.FromCluster(entries=batch)
+
+    def _said(self, entry: e.EntryPut, state: ClusterState) -> tuple[pb.Entry, int]:
+        """An entry as agents are told it, and its size: made once for all the nodes of a group."""
+        known = self._made.get(entry.id)
+        if known is None or known[0] is not entry or known[1] is not state.peer_lists:
+            if len(self._made) >= MAX_MADE:
+                self._made.clear()
+            message = _entry(entry, state)
+            known = self._made[entry.id] = (entry, state.peer_lists, message, message.ByteSize())
+        return known[2], known[3]
 
     def _reissue(self, authority: str) -> pb.FromCluster:
         """What this authority signed is to be replaced, spread out so that not all agents ask at once."""
@@ -170,6 +241,54 @@ class Sessions:
         return pb.FromCluster(
             reissue=pb.Reissue(authorities=[authority], spread_seconds=spread, drop_jwts=True, reason="tainted")
         )
+
+    def _bundle(self, domain: str, state: ClusterState, imported: dict[str, Grant]) -> pb.FromCluster:
+        """A domain's newest envelope with the key it is pinned by, or that it is to be forgotten."""
+        if domain == state.trust_domain:
+            assert state.domain is not None
+            key = state.domain.publication_key
+            return pb.FromCluster(
+                bundle=pb.Bundle(trust_domain=domain, envelope=state.envelope, publication_key=key, home=True)
+            )
+        grant, peer = imported.get(domain), state.peers.get(domain)
+        if grant is None or peer is None or peer.key != grant.exporter_key:
+            return pb.FromCluster(bundle_removed=pb.BundleRemoved(trust_domain=domain))
+        made = pb.Bundle(trust_domain=domain, envelope=peer.envelope, publication_key=peer.key)
+        if self._freshness is not None:
+            since = self._freshness.counted_from(domain)
+            made.confirmed_at_ms = to_ms(since) if since else 0
+            made.stale_limit_seconds = int(self._freshness.limit_of(grant).total_seconds())
+        return pb.FromCluster(bundle=made)
+
+    def _note(self, changes: Changes, position: int, event: TypedEvent, state: ClusterState) -> None:
+        if isinstance(event, e.NodeAttested):
+            changes.note(position, [("node", event.name)])
+            return
+        if isinstance(event, e.EntryPut | e.EntryDeleted):
+            parents = {self._parent.get(event.id, ""), event.parent if isinstance(event, e.EntryPut) else ""}
+            changes.moved(event.id, parents - {""})
+        items = self._items(event, state)
+        for kind, key in items:
+            if kind == "entry" and key in self._parent:
+                changes.moved(key, [self._parent[key]])
+        changes.note(position, items)
+
+    def _size(self, items: set[Item], state: ClusterState) -> int:
+        """About how many bytes it takes to say this."""
+        total = 0
+        for kind, key in items:
+            if kind == "entry":
+                total += _ENTRY_BYTES if key in state.entries else _REMOVED_BYTES
+            elif kind == "bundle":
+                peer = state.peers.get(key)
+                total += _BUNDLE_BYTES + (len(peer.envelope) if peer else len(state.envelope))
+        return total
+
+    def _whole(self, view: View, state: ClusterState) -> int:
+        """About how many bytes a snapshot for this agent has; one that is small is not worth the difference."""
+        entries = sum(len(self._by_parent.get(parent, ())) for parent in _parents(view))
+        bundles = sum(_BUNDLE_BYTES + len(peer.envelope) for peer in state.peers.values())
+        return max(entries * _ENTRY_BYTES + bundles + len(state.envelope), MAX_MESSAGE_BYTES // 8)
 
     def _on_entry(self, event: e.EntryPut | e.EntryDeleted) -> None:
         parents = {self._parent.get(event.id, "")}
@@ -190,7 +309,7 @@ class Sessions:
                 return {("bundle", state.trust_domain)}
             case e.PeerBundle():
                 return {("bundle", event.trust_domain)}
-            case e.GrantAccepted() | e.GrantEnded() | e.GrantRepinned():
+            case e.GrantAccepted() | e.GrantEnded() | e.GrantRepinned() | e.GrantLimited():
                 held = state.grants.get(event.id)  # gone: an offer that ended, nothing came by it
                 return {("bundle", held.exporter)} if held else set()
             case e.AuthorityReissued() | e.AuthorityActivated() | e.AuthorityRemoved():
@@ -237,21 +356,6 @@ def _reissues(state: ClusterState) -> list[Item]:
     ]
 
 
-def _upserts(entries: Sequence[e.EntryPut], state: ClusterState) -> Iterator[pb.FromCluster]:
-    """Entries in messages of bounded count and size."""
-    batch, size = pb.Entries(), 0
-    for entry in entries:
-        made = _entry(entry, state)
-        length = made.ByteSize()
-        if batch.upsert and (size + length > MAX_MESSAGE_BYTES or len(batch.upsert) >= MAX_ENTRIES_PER_MESSAGE):
-            yield pb.FromCluster(entries=batch)
-            batch, size = pb.Entries(), 0
-        batch.upsert.append(made)
-        size += length
-    if batch.upsert:
-        yield pb.FromCluster(entries=batch)
-
-
 def _entry(entry: e.EntryPut, state: ClusterState) -> pb.Entry:
     return pb.Entry(
         id=entry.id,
@@ -266,17 +370,3 @@ def _entry(entry: e.EntryPut, state: ClusterState) -> pb.Entry:
         expires_at_ms=to_ms(entry.expires_at) if entry.expires_at else 0,
         created_at_ms=to_ms(entry.created_at),
     )
-
-
-def _bundle(domain: str, state: ClusterState, now: datetime) -> pb.FromCluster:
-    """A domain's newest envelope with the key it is pinned by, or that it is to be forgotten."""
-    if domain == state.trust_domain:
-        assert state.domain is not None
-        key = state.domain.publication_key
-        return pb.FromCluster(
-            bundle=pb.Bundle(trust_domain=domain, envelope=state.envelope, publication_key=key, home=True)
-        )
-    grant, peer = state.imports(now).get(domain), state.peers.get(domain)
-    if grant is None or peer is None or peer.key != grant.exporter_key:
-        return pb.FromCluster(bundle_removed=pb.BundleRemoved(trust_domain=domain))
-    return pb.FromCluster(bundle=pb.Bundle(trust_domain=domain, envelope=peer.envelope, publication_key=peer.key))

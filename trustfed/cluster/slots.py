@@ -10,13 +10,13 @@ from ca.jwt import JwtRequest
 from trustfed.cluster.entries import serves
 from trustfed.cluster.events import EntryPut
 from trustfed.cluster.state import ClusterState, Node
-from trustfed.errors import Invalid, NotFound, TrustfedError
+from trustfed.errors import Denied, Invalid, NotFound, TrustfedError
 from trustfed.proto import node_pb2 as pb
 from trustfed.spiffe.ids import SpiffeId
 
 MAX_AUDIENCES = 16
 MAX_AUDIENCE = 1024
-SLOT = "x509"
+SLOT, RESERVE_SLOT = "x509", "reserve"
 
 _spiffe_id = lru_cache(maxsize=4096)(SpiffeId.parse)  # the same entries are asked for again and again
 
@@ -30,19 +30,29 @@ def entry_of(state: ClusterState, node: Node, id_: str, now: datetime) -> EntryP
     return entry
 
 
-def leaf_request(entry: EntryPut, node: Node, slot: pb.X509Slot, command_id: str) -> LeafRequest:
-    """What one X.509 slot asks for: all but the key comes from the entry."""
+def leaf_request(
+    entry: EntryPut, node: Node, slot: pb.X509Slot, command_id: str, reserve_seconds: int = 0
+) -> LeafRequest:
+    """What one X.509 slot asks for: all but the key comes from the entry; a reserve's life from its node's groups.
+
+    Raises Denied for a reserve that this node is not to keep, Invalid for a slot that does not exist.
+    """
+    if slot.slot not in ("", SLOT, RESERVE_SLOT):
+        raise Invalid(f"slot {slot.slot[:40]!r} is unknown", hint=f"{SLOT} or {RESERVE_SLOT}")
+    reserve = slot.slot == RESERVE_SLOT
+    if reserve and not reserve_seconds:
+        raise Denied(f"node {node.name} keeps no reserve SVIDs", hint="trustfed node reserve GROUP --ttl 7d")
     return LeafRequest(
         spiffe_id=_spiffe_id(entry.spiffe_id),
         public_key=slot.public_key,
-        ttl=entry.x509_ttl,
+        ttl=reserve_seconds if reserve else entry.x509_ttl,
         dns_names=entry.dns_names,
         not_after_limit=entry.expires_at,
         chain="root" if entry.chain == "root" else "leaf",
         entry=entry.id,
         node=node.name,
         instance=f"{node.name}/{entry.id}",
-        slot=SLOT,
+        slot=RESERVE_SLOT if reserve else SLOT,
         predecessor=slot.predecessor_serial[:64],
         command_id=command_id[:128],
     )

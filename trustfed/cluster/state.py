@@ -66,6 +66,8 @@ class Grant(Struct, frozen=True):
     ended_at: datetime | None = None
     ended_by: str = ""
     ended_reason: str = ""
+    local: bool = False  # of a foreign peer: the hub knows nothing of it
+    stale_limit: int = 0  # seconds that the exporter's bundle is used after its last confirmation; 0: as policy says
 
 
 class Peer(Struct, frozen=True):
@@ -76,6 +78,30 @@ class Peer(Struct, frozen=True):
     epoch: int
     sequence: int
     envelope: bytes
+    received_at: datetime | None = None  # None: it came before such times were kept
+    first_received_at: datetime | None = None  # of all its bundles under this pin, since it was last granted
+
+
+class ForeignPeer(Struct, frozen=True):
+    """A SPIFFE trust domain outside this federation; the bundle of it that is held is its `Peer`, signed by ourselves."""
+
+    trust_domain: str
+    profile: str
+    url: str
+    endpoint_id: str
+    ca: bytes
+    anchors: bytes  # how its endpoint is known until a bundle of it was accepted
+    readers: tuple[str, ...]
+    grant: str
+    added_at: datetime
+    sequence: int | None = None
+    keys: str = ""  # fingerprint of the key set that was accepted last; "" before the first
+    refresh_hint: int = 0
+    accepted_at: datetime | None = None
+    fault: str = ""
+    message: str = ""
+    refused_keys: str = ""
+    fault_at: datetime | None = None
 
 
 class ClusterState(Struct, frozen=True):
@@ -96,6 +122,11 @@ class ClusterState(Struct, frozen=True):
     peers: Table[Peer] = Table()
     hub_instance: str = ""
     hub_position: int = 0
+    foreign: Table[ForeignPeer] = Table()
+    endpoints: Table[tuple[str, ...]] = Table()  # of peers, by trust domain
+    reserves: Table[int] = Table()  # node group → seconds that its reserve SVIDs live
+    held: Level = Level(0, 0)  # the level that every live reader once had
+    role: e.RoleSigned | None = None  # of the protected publication, as it was signed last
 
     @property
     def trust_domain(self) -> str:

@@ -57,8 +57,12 @@ class Uplink:
         news: HubNews,
         clock: Clock,
         registry: Registry,
+        endpoints: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._fold, self._identity, self._levels, self._clock = fold, identity, levels, clock
+        self._endpoints = endpoints
+        self._sources: list[Callable[[], pb.FromCluster | None]] = []
+        self._listeners: list[Callable[[], None]] = []
         self._from_hub = news
         self._channel: VerifiedChannel | None = None
         self._news, self._begin_anew = asyncio.Event(), asyncio.Event()
@@ -84,6 +88,20 @@ class Uplink:
     def connected_since(self) -> datetime | None:
         """Since when the hub is there; None while it is not."""
         return self._connected_since
+
+    def also_send(self, source: Callable[[], pb.FromCluster | None]) -> None:
+        """Send what `source` gives, after this domain's envelope, whenever it is another object than before; ask again
+        after `look`. Every stream begins with it.
+        """
+        self._sources.append(source)
+
+    def on_connection(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever the hub came or went."""
+        self._listeners.append(listener)
+
+    def look(self) -> None:
+        """There is something to send."""
+        self._news.set()
 
     def levels_changed(self) -> None:
         """Agents hold more, or less, than was reported."""
@@ -119,6 +137,7 @@ class Uplink:
             finally:
                 self._connected_since = None
                 self._gauge.set(0)
+                self._tell()
             wait = _FIRST_WAIT if self._clock.monotonic() - started > _LONGEST_WAIT else min(wait * 2, _LONGEST_WAIT)
             await self._clock.sleep(random.uniform(0, wait))  # noqa: S311 - jitter
 
@@ -145,6 +164,7 @@ class Uplink:
                 self._channel = channel
                 self._connected_since, self._last_error = self._clock.now(), ""
                 self._gauge.set(1)
+                self._tell()
                 self._from_hub.begin(snapshot=snapshot)
                 self._begin_anew.clear()
                 self.calls.look()
@@ -153,6 +173,10 @@ class Uplink:
         finally:
             self._channel = None
             channel.close()
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     def _hello(self) -> pb.ClusterHello:
         state = self._fold.state
@@ -164,6 +188,7 @@ class Uplink:
             position=state.hub_position,
             hub_instance=state.hub_instance,
             root_version=len(state.root_documents),
+            bundle_endpoints=self._endpoints(),
         )
         for domain, (level, _, _) in self._levels().items():
             hello.levels.add(trust_domain=domain, epoch=level.epoch, sequence=level.sequence)
@@ -189,13 +214,19 @@ class Uplink:
         return bool(hello.snapshot)
 
     async def _send(self, opened: object) -> None:
-        """Own envelope until the hub has stored it, levels as they rise, and a heartbeat."""
+        """Own envelope until the hub has stored it, what other parts have, levels as they rise, and a heartbeat."""
         sent: Level | None = None
+        said: dict[int, pb.FromCluster] = {}
         while True:
             state = self._fold.state
             if state.envelope and state.level != sent:
                 await opened.send_message(pb.FromCluster(envelope=state.envelope))  # type: ignore[attr-defined]
                 sent = state.level
+            for number, source in enumerate(self._sources):
+                message = source()
+                if message is not None and message is not said.get(number):
+                    await opened.send_message(message)  # type: ignore[attr-defined]
+                    said[number] = message
             levels = self._levels()
             # A grant that ended and was given anew: the hub has forgotten what was said under the old one.
             self._reported = {domain: said for domain, said in self._reported.items() if domain in levels}
@@ -207,7 +238,8 @@ class Uplink:
                     await opened.send_message(pb.FromCluster(acknowledge=acknowledge))  # type: ignore[attr-defined]
                     self._reported[domain] = (level, count)
             try:
-                await asyncio.wait_for(self._news.wait(), _HEARTBEAT_SECONDS)
+                async with asyncio.timeout(_HEARTBEAT_SECONDS):  # wait_for may swallow the end when news comes with it
+                    await self._news.wait()
             except TimeoutError:
                 beat = pb.Heartbeat(time_ms=to_ms(self._clock.now()))
                 await opened.send_message(pb.FromCluster(heartbeat=beat))  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from uuid import uuid4
@@ -17,6 +17,7 @@ from trustfed.cluster.sessions import Sessions
 from trustfed.cluster.state import ClusterState
 from trustfed.cluster.uplink import Uplink
 from trustfed.errors import TrustfedError
+from trustfed.journal.events import TypedEvent
 from trustfed.journal.fold import Fold
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
@@ -26,6 +27,7 @@ log = logs.get("cluster.watching")
 
 _LONGEST_WAIT = 86_400.0
 _RETRY_SECONDS = 5.0
+_LEVELS_SECONDS = 0.05
 
 
 class Watching:
@@ -41,12 +43,15 @@ class Watching:
         news: HubNews,
         polled_readers: bool,
         clock: Clock,
+        also: Callable[[TypedEvent], None] = lambda event: None,
     ) -> None:
+        self._also = also
         self._fold, self._authorities, self._presence, self._sessions = fold, authorities, presence, sessions
         self._uplink, self._from_hub, self._polled_readers, self._clock = uplink, news, polled_readers, clock
         self._after = sessions.position
         self._pushed_at = clock.now()
         self._grants_moved = asyncio.Event()
+        self._levels_due = False
 
     async def events(self) -> None:
         """Tell every part what each event means for it; ends only when cancelled."""
@@ -57,6 +62,7 @@ class Watching:
                 self._presence.gone(event.name)
             self._sessions.on_event(position, event, self._fold.state)
             self._uplink.on_event(event)
+            self._also(event)
             if isinstance(event, e.GrantAccepted | e.GrantConfirmed | e.GrantEnded | e.GrantOffered):
                 self._grants_moved.set()
             self._authorities.look()
@@ -98,11 +104,18 @@ class Watching:
         found = self._presence.consumers(state.trust_domain, now)
         found += self._from_hub.consumers(state, self._uplink.connected_since, now)
         if self._polled_readers:
-            found.append(Consumer("polled readers", state.level, polls_only=True, last_push_at=self._pushed_at))
+            pushed = self._from_hub.pushed(self._pushed_at)
+            found.append(Consumer("polled readers", state.level, polls_only=True, last_push_at=pushed))
         return found
 
     def levels_changed(self) -> None:
-        """A node holds more, or less."""
+        """A node holds more, or less. Many at once are looked at once: a look costs what there are nodes."""
+        if not self._levels_due:
+            self._levels_due = True
+            asyncio.get_running_loop().call_later(_LEVELS_SECONDS, self._look_at_levels)
+
+    def _look_at_levels(self) -> None:
+        self._levels_due = False
         self._authorities.look()
         self._uplink.levels_changed()
 

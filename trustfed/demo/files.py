@@ -55,7 +55,8 @@ def document(house: House, root: Path) -> dict[str, Any]:
         "publication": {
             "directory": str(house.hub.public),
             "http": f"https://{house.hub.https}/bundles",
-            "s3": None,
+            "s3": house.s3.url if house.s3 else None,
+            "s3_endpoint": house.s3.endpoint if house.s3 else None,
         },
         "clusters": [_cluster(cluster) for cluster in house.clusters],
         "processes": [

@@ -37,14 +37,21 @@ def authorities(bundle: dict[str, Any]) -> list[x509.Certificate]:
     return [x509.load_der_x509_certificate(base64.b64decode(text)) for text in held]
 
 
-def forge(config: Path, authority: str, issuer: x509.Certificate, spiffe_id: str) -> KeyPair:
+def forge(
+    config: Path,
+    authority: str,
+    issuer: x509.Certificate,
+    spiffe_id: str,
+    life: timedelta = timedelta(minutes=5),
+) -> KeyPair:
     """A key and a certificate for `spiffe_id`, signed by the cluster's X.509 authority (`issuer`: its twin)."""
     settings = load(config, ClusterConfig)
     key = ec.generate_private_key(ec.SECP256R1())
-    template = _template(issuer, key, spiffe_id, datetime.now(UTC).replace(microsecond=0))
+    now = datetime.now(UTC).replace(microsecond=0)
+    template = _template(issuer, key, spiffe_id, now, now + life)
 
     async def sign() -> bytes:
-        keys = open_keys(replace(settings.keys, workers=0))
+        keys = open_keys(replace(settings.keys.within(settings.data_dir), workers=0))
         try:
             signer = issuer.public_key()
             assert isinstance(signer, ec.EllipticCurvePublicKey)
@@ -82,7 +89,9 @@ def impostor(keypair: KeyPair) -> Iterator[str]:
         listener.close()
 
 
-def _template(issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey, spiffe_id: str, now: datetime) -> bytes:
+def _template(
+    issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey, spiffe_id: str, now: datetime, end: datetime
+) -> bytes:
     """What is to be signed: an X509-SVID in every respect (X509-SVID §2 to §4)."""
     identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
@@ -93,7 +102,7 @@ def _template(issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey, spiffe_
         .public_key(key.public_key())
         .serial_number(int.from_bytes(os.urandom(16), "big") >> 1)
         .not_valid_before(now - timedelta(seconds=10))
-        .not_valid_after(now + timedelta(minutes=5))
+        .not_valid_after(end)
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id)]), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(

@@ -11,12 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from trustfed.demo.processes import Process
+from trustfed.demo.s3 import S3
 from trustfed.errors import Conflict, Invalid, Unavailable
 from trustfed.runtime.sockets import MAX_PATH
 
 HUB_DOMAIN = "trustfed-hub.example"
 NODE = "node-1"
-CLI = [sys.executable, "-m", "trustfed.cli"]
+CLI = [sys.executable, "-P", "-m", "trustfed.cli"]
 # Below the ports that the system gives to outgoing connections: a process that is started again finds its own free.
 PORTS = range(20_000, 32_000)
 
@@ -102,6 +103,7 @@ class House:
     openbao: str  # HOST:PORT, when the keys lie there
     keys: dict[str, str] = field(default_factory=dict)  # extra lines of [keys], by cluster name and "hub"
     processes: list[Process] = field(default_factory=list)
+    s3: S3 | None = None  # when its server is installed
 
     def add(self, name: str, argv: list[str], mark: Path) -> Process:
         """A process of this house; not started yet."""
@@ -112,8 +114,8 @@ class House:
 
 def plan(directory: Path | None, svid_ttl: timedelta) -> House:
     """Choose folders and ports. Raises Invalid (path too long), Conflict (folder in use)."""
-    if not timedelta(seconds=5) <= svid_ttl <= timedelta(hours=1):
-        raise Invalid(f"SVIDs of {svid_ttl} are no good for a demo", hint="--svid-ttl from 5s to 1h")
+    if not timedelta(seconds=10) <= svid_ttl <= timedelta(hours=1):
+        raise Invalid(f"SVIDs of {svid_ttl} are no good for a demo", hint="--svid-ttl from 10s to 1h")
     if directory is None:
         directory = Path(tempfile.mkdtemp(prefix="trustfed-"))
     directory = directory.absolute()
@@ -153,7 +155,7 @@ directory = "public"
 [keys]
 workers = 0
 {house.keys.get("hub", 'directory = "keys"')}
-"""
+{house.s3.target() if house.s3 else ""}"""
     )
     seconds = int(house.svid_ttl.total_seconds())
     for cluster in house.clusters:
@@ -198,7 +200,7 @@ def agent_process(house: House, cluster: Cluster, token: Path) -> Process:
 def workload_process(house: House, cluster: Cluster) -> Process:
     """A workload, which calls the workload of the other trust domain."""
     (peer,) = (other for other in house.clusters if other is not cluster)
-    argv = [sys.executable, "-m", "trustfed.demo.workload", "--api", str(cluster.api)]
+    argv = [sys.executable, "-P", "-m", "trustfed.demo.workload", "--api", str(cluster.api)]
     argv += ["--control", str(cluster.control), "--listen", cluster.address]
     argv += ["--peer", peer.address, "--peer-id", peer.workload_id]
     return house.add(f"workload-{cluster.name}", argv, cluster.control)

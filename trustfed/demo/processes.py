@@ -36,6 +36,7 @@ class Process:
     log: Path
     mark: str
     environment: dict[str, str] = field(default_factory=dict)
+    ending: signal.Signals = signal.SIGTERM
     pid: int | None = None
     child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -70,12 +71,12 @@ class Process:
 
 
 def end(processes: list[Process]) -> list[str]:
-    """End them, last started first, by SIGTERM and after 6 seconds by SIGKILL; the names of those that had to be killed."""
+    """End them, last started first, each by its signal and after 6 seconds by SIGKILL; the names of those that had to be."""
     stubborn = []
     for process in reversed(processes):
         if (pid := process.look()) is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, process.ending)
     deadline = time.monotonic() + END_SECONDS
     for process in reversed(processes):
         while (pid := process.look()) is not None:

@@ -7,7 +7,9 @@
 5  a forged certificate is refused
 6  SVIDs rotate under the calls
 7  an authority is replaced, gated, under the calls
-8  the grants end
+8  the hub and a cluster are killed, its agent starts again with nobody there, under the calls; all come back
+9  bundles are published to an S3 store, verified by a reader, tampered with, refused
+10 the grants end
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from trustfed.demo import house, openbao
 from trustfed.demo.files import DemoFile
 from trustfed.demo.founding import Founding
 from trustfed.demo.house import House
+from trustfed.demo.outage import Outage
 from trustfed.demo.processes import end
 from trustfed.demo.screen import Screen, Step, milliseconds
+from trustfed.demo.store import Store, start_s3
 from trustfed.demo.trials import Trials
 from trustfed.errors import TrustfedError
 
@@ -42,6 +46,7 @@ def run(directory: Path | None, *, once: bool, svid_ttl: timedelta, keys: str) -
         screen.title(f"trustfed demo in {place.directory}: every process is real, its log is in logs/")
         if keys == "openbao":
             openbao.start(place)
+        start_s3(place)
         house.write_configurations(place)
         told = story.tell()
         seconds = time.monotonic() - screen.began
@@ -70,6 +75,7 @@ class Story:
     def __init__(self, place: House, screen: Screen) -> None:
         self._house, self._screen = place, screen
         self._founding, self._trials = Founding(place, screen), Trials(place, screen)
+        self._outage, self._store = Outage(place, screen), Store(place, screen)
         self._file: DemoFile | None = None
 
     def tell(self) -> bool:
@@ -84,6 +90,8 @@ class Story:
             (trials.forge, False),
             (trials.rotate, False),
             (trials.replace_authority, False),
+            (self._outage.survive, False),
+            (self._store.publish, False),
             (lambda: trials.end_grants(founding.grants), False),
         ):
             failed = self._screen.failed

@@ -14,7 +14,7 @@ from trustfed.demo.screen import Screen, Step, milliseconds
 
 
 class Trials:
-    """Steps 4 to 8."""
+    """Steps 4 to 7, and the last."""
 
     def __init__(self, place: House, screen: Screen) -> None:
         self._house, self._screen = place, screen
@@ -56,7 +56,7 @@ class Trials:
             before = self._counts()
             seconds = self._house.svid_ttl.total_seconds() * 1.5 + 10
             step.wait("two rotations of each workload", lambda: self._rotated(before, 2), seconds, 0.05)
-            self._tally(step, before)
+            tally(step, before, self._counts())
 
     def replace_authority(self) -> None:
         with self._screen.step(f"the authority of {self._west.name} is replaced, gated, while calls go on") as step:
@@ -77,7 +77,7 @@ class Trials:
                 f"{self._central.workload_id} verified an SVID signed by {new} {milliseconds(began)} after the command"
             )
             step.require(bool(waited), "nobody was waited for: the activation was not gated")
-            self._tally(step, before)
+            tally(step, before, self._counts())
 
     def _activated(self, old: str, waited: dict[str, None]) -> str | None:
         """The id of the successor once it is active; until then, whom it waits for is noted."""
@@ -112,16 +112,15 @@ class Trials:
         self._screen.doing(f"SVIDs rotate: {calls} calls, {least} of {times} rotations of each workload")
         return True if least >= times else None
 
-    def _tally(self, step: Step, before: list[dict[str, Any]]) -> None:
-        """Calls, failures and rotations since `before`."""
-        now = self._counts()
-        calls, failed, rotations = (
-            sum(b[name] - a[name] for a, b in zip(before, now, strict=True))
-            for name in ("calls", "failed", "rotations")
-        )
-        step.say(f"{calls} calls on new connections, {failed} failed, {rotations} rotations")
-        last = next((one["last_failure"] for one in now if one["last_failure"]), "")
-        step.require(calls > 0 and failed == 0, f"{failed} of {calls} calls failed, the last: {last}")
+
+def tally(step: Step, before: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
+    """Calls, failures and rotations from `before` to `now`, by what the workloads counted."""
+    calls, failed, rotations = (
+        sum(b[name] - a[name] for a, b in zip(before, now, strict=True)) for name in ("calls", "failed", "rotations")
+    )
+    step.say(f"{calls} calls on new connections, {failed} failed, {rotations} rotations")
+    last = next((one["last_failure"] for one in now if one["last_failure"]), "")
+    step.require(calls > 0 and failed == 0, f"{failed} of {calls} calls failed, the last: {last}")
 
 
 def _active(cluster: Cluster) -> str:

@@ -19,6 +19,7 @@ from trustfed.hub.access import Caller
 from trustfed.hub.domains import check_reason
 from trustfed.hub.operations import Operations
 from trustfed.hub.orders import ApiTokenOrder, DomainInvitation, GrantOffer, RootRetirement, Why, moment_of
+from trustfed.hub.protection import ROUND, Protection
 from trustfed.hub.publication import Publication
 from trustfed.hub.relay import Relay
 from trustfed.hub.signing import current_root_set
@@ -47,6 +48,7 @@ class Parts:
     started: datetime
     software: str
     svid_not_after: Callable[[], datetime]
+    protection: Protection | None = None
 
 
 class Allowed:
@@ -275,9 +277,17 @@ def _reading_routes(router: APIRouter, parts: Parts) -> None:
 
     @router.get("/publication")
     async def publication(caller: Viewer) -> Json:
-        """How each document stands at the publication target."""
+        """How each target of the publication stands, and each document at it."""
         now = parts.operations.now()
-        return {"documents": [show.publication(held, now) for held in parts.publication.status()]}
+        return {
+            "targets": [show.publication_target(held, now) for held in parts.publication.targets()],
+            "documents": [
+                show.publication(held, now)
+                for held in parts.publication.status()
+                if held.name != ROUND or parts.operations.state.tuf_roots
+            ],
+            "protected": parts.protection.status() if parts.protection else None,
+        }
 
 
 def operator_app(parts: Parts, door: Door, *, prefix: str = "", docs: bool = False) -> FastAPI:

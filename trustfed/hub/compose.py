@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bundle_publisher.publish import Publisher
-from bundle_publisher.targets.open import open_target
+from bundle_publisher.targets.open import open_targets
 from ca.keys.open import close_keys, open_keys
 from ca.keys.port import KeyStore
 from trustfed.errors import Conflict
@@ -31,8 +31,10 @@ from trustfed.hub.events import SCHEMA, HubCreated, RootCreated, RootPrepared, R
 from trustfed.hub.identity import Identity, IdentityPolicy, Present
 from trustfed.hub.operations import Operations
 from trustfed.hub.peers import Peers
+from trustfed.hub.protection import Protection
 from trustfed.hub.public import admin_app, https_app
 from trustfed.hub.publication import Publication
+from trustfed.hub.publication_metrics import measure_publication
 from trustfed.hub.relay import Relay
 from trustfed.hub.rpc import Federation
 from trustfed.hub.signing import RootPolicy, RootSigner, current_root_set
@@ -111,11 +113,16 @@ class _Hub:
         self._config, self._ground, self._clock = config, ground, clock
         self._ready = False
         self._started: datetime = clock.now()
-        self._relay = Relay()
         self._https_tls: ReloadingContext | None = None
-        target = open_target(config.publication)
-        self._publisher = Publisher(target, clock, random.SystemRandom().random) if target else None
+        targets = open_targets(config.publication)
+        self._publisher = Publisher(targets, clock, random.SystemRandom().random) if targets else None
         self._publication = Publication(self._publisher)
+        self._relay = Relay(self._publication.pushed)
+        self._publication.on_arrival(self._relay.pushed)
+        ttl = config.publication.timestamp_ttl
+        self._protection = Protection(lambda: ground.fold.state, ground.keys, clock, ttl, self._begin_round)
+        if self._publisher:
+            self._publisher.add_round(self._protection)
         self._chores = Chores(ground.fold, ground.signer, ground.identity, clock, os.urandom, self._renewed)
         self._clusters = ClustersDoor()
 
@@ -143,9 +150,10 @@ class _Hub:
             started=self._started,
             software=SOFTWARE,
             svid_not_after=lambda: self._ground.identity.present.not_after,
+            protection=self._protection,
         )
         peers = Peers(lambda: fold.state)
-        self._clusters.add(Federation(operations, self._relay, peers, self._clock).handlers())
+        self._clusters.add(Federation(operations, self._relay, peers, self._clock, self._protection.refuse).handlers())
         public = https_app(parts, config.policy.intermediate_ttl, lambda: self._ready)
         larger = {"/v1/enrol": MAX_REQUEST, "/v1/resign": MAX_REQUEST, "/v1/envelopes/": envelope.MAX_BYTES}
         self._https_tls = ReloadingContext(self._ground.identity.present.keypair, (), client="none")
@@ -190,10 +198,15 @@ class _Hub:
             state = fold.state
             self._relay.on_event(at, event, state)
             self._publication.on_event(event, state)
+            self._protection.on_event(event)
             if isinstance(event, RootPrepared | RootRetired):
                 self._present()
             if isinstance(event, CONCERNS):
                 self._chores.news.set()
+
+    def _begin_round(self) -> None:
+        if self._publisher:
+            self._publisher.want_round(self._protection.name)
 
     def _renewed(self, present: Present) -> None:
         if self._https_tls:
@@ -218,17 +231,22 @@ class _Hub:
             "hub_journal_position": ("Events folded.", lambda: fold.position),
             "hub_clusters_connected": ("Clusters with an open stream.", self._relay.connected),
             "hub_domains_enrolled": ("Trust domains that take part.", lambda: _enrolled(fold.state)),
-            "hub_publication_waiting": (
-                "Documents of which a newer version waits.",
-                lambda: sum(1 for status in self._publication.status() if status.wanted),
-            ),
             "hub_svid_not_after_seconds": (
                 "End of the hub's own SVID, Unix seconds.",
                 self._svid_end,
             ),
         }
+        gauges["hub_publication_root_not_after_seconds"] = (
+            "End of the protected publication's root, Unix seconds; 0 without one.",
+            self._protection.root_end,
+        )
+        gauges["hub_publication_timestamp_not_after_seconds"] = (
+            "End of the protected publication's newest timestamp, Unix seconds; 0 before the first.",
+            self._protection.timestamp_end,
+        )
         for name, (help_text, read) in gauges.items():
             registry.gauge(name, help_text).read(read)
+        measure_publication(registry, self._publication, self._clock)
         return registry
 
 

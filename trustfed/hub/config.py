@@ -56,6 +56,13 @@ class PublicationConfig(TargetConfig):
     """Where bundles are published for plain readers, beside the HTTPS endpoint, and where readers find the CRL."""
 
     crl_url: str = ""
+    # How long a reader of the protected publication can be shown old news; it is signed anew at half of it.
+    timestamp_ttl: timedelta = timedelta(hours=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not timedelta(minutes=1) <= self.timestamp_ttl <= timedelta(days=7):
+            raise Invalid("[publication] timestamp_ttl is out of range", hint="from 1m to 7d")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import msgspec
 
 from trustfed.journal.events import Codec
 
-SCHEMA = 1  # of the fold's snapshot; raise it with every change of state.py
+SCHEMA = 2  # of the fold's snapshot; raise it with every change of state.py
 
 
 class HubCreated(msgspec.Struct, frozen=True):
@@ -133,6 +133,32 @@ class EnvelopeAccepted(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class EndpointsTold(msgspec.Struct, frozen=True):
+    """Where a domain serves its own bundle and envelope, for its importers while the hub is away."""
+
+    domain: str
+    endpoints: list[str]
+
+
+class RolePublished(msgspec.Struct, frozen=True):
+    """A domain's part of the protected publication, over the envelope that was its newest: its TUF role, and where its
+    nodes attest.
+    """
+
+    domain: str
+    metadata: bytes
+    cluster_document: bytes
+    version: int
+
+
+class TufRootInstalled(msgspec.Struct, frozen=True):
+    """The next root of the protected publication, as its ceremony made it."""
+
+    version: int
+    document: bytes
+    expires_ms: int
+
+
 class GrantOffered(msgspec.Struct, frozen=True):
     """`importer` may accept the identities of `exporter`, once its own owner agrees."""
 
@@ -191,6 +217,9 @@ HubEvent = (
     | IntermediateRevoked
     | CrlIssued
     | EnvelopeAccepted
+    | EndpointsTold
+    | RolePublished
+    | TufRootInstalled
     | GrantOffered
     | GrantAccepted
     | GrantEnded
@@ -212,6 +241,9 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     "intermediate.revoked": IntermediateRevoked,
     "crl.issued": CrlIssued,
     "envelope.accepted": EnvelopeAccepted,
+    "endpoints.told": EndpointsTold,
+    "role.published": RolePublished,
+    "tuf.root_installed": TufRootInstalled,
     "grant.offered": GrantOffered,
     "grant.accepted": GrantAccepted,
     "grant.ended": GrantEnded,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from trustfed.federation.confirmation import Confirmation
 from trustfed.federation.envelope import Level
 from trustfed.hub.records import Crl, Domain
 from trustfed.hub.records import Grant as GrantRecord
 from trustfed.hub.state import HubState
 from trustfed.proto import federation_pb2 as pb
+from trustfed.runtime.timestamps import to_ms
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,13 @@ class Reported:
     live_until_ms: int
     laggards: tuple[str, ...] = ()
     laggard_count: int = 0
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """When a domain's newest bundle had reached every place that is polled; None: not yet."""
+
+    at: datetime | None
 
 
 def grant_message(state: HubState, record: GrantRecord) -> pb.Grant:
@@ -44,8 +54,17 @@ def grant(state: HubState, record: GrantRecord) -> pb.FromHub:
 
 
 def envelope(domain: Domain) -> pb.FromHub:
-    """A peer's newest envelope, byte for byte."""
-    return pb.FromHub(envelope=pb.PeerEnvelope(trust_domain=domain.name, envelope=domain.envelope))
+    """A peer's newest envelope, byte for byte, and where that peer itself serves it."""
+    endpoints = domain.bundle_endpoints
+    return pb.FromHub(
+        envelope=pb.PeerEnvelope(trust_domain=domain.name, envelope=domain.envelope, bundle_endpoints=endpoints)
+    )
+
+
+def confirmations(said: Sequence[Confirmation]) -> pb.FromHub:
+    """What some peers said of their newest bundles, byte for byte."""
+    peers = [pb.PeerConfirmation(trust_domain=one.level.trust_domain.name, confirmation=one.data) for one in said]
+    return pb.FromHub(confirmations=pb.Confirmations(peers=peers))
 
 
 def root_documents(documents: Sequence[bytes]) -> pb.FromHub:
@@ -58,9 +77,12 @@ def crl(held: Crl) -> pb.FromHub:
     return pb.FromHub(crl=held.certificate_list)
 
 
-def stored(domain: Domain) -> pb.FromHub:
-    """The highest level of the reader's own domain that the hub holds, durably."""
-    return pb.FromHub(stored=pb.EnvelopeStored(level=_level(domain.name, domain.epoch, domain.sequence)))
+def stored(domain: Domain, pushed: Pushed | None) -> pb.FromHub:
+    """The highest level of the reader's own domain that the hub holds, durably, and when polled places had it."""
+    said = pb.EnvelopeStored(level=_level(domain.name, domain.epoch, domain.sequence), publishes=pushed is not None)
+    if pushed is not None and pushed.at is not None:
+        said.published_at_ms = to_ms(pushed.at)
+    return pb.FromHub(stored=said)
 
 
 def consumer(importer: str, exporter: str, said: Reported) -> pb.FromHub:

@@ -17,7 +17,7 @@ from trustfed.errors import Denied, Invalid, Unavailable
 from trustfed.federation.envelope import PublicationKey
 from trustfed.federation.names import hub_id
 from trustfed.federation.token import EnrolmentToken
-from trustfed.hub import access, domains, grants, roots
+from trustfed.hub import access, clusters_say, domains, grants, protected, roots
 from trustfed.hub.access import Caller
 from trustfed.hub.enrol import EnrolRequest, ResignRequest, check_first, csr_hash
 from trustfed.hub.events import HubEvent
@@ -153,6 +153,28 @@ class Operations:
         if not domains.accept_envelope(self.state, domain, data):
             return
         await self._record(f"cluster:{domain}", lambda state: domains.accept_envelope(state, domain, data))
+
+    async def tell_endpoints(self, domain: str, said: Sequence[str]) -> None:
+        """Record where a domain serves its own bundle, if that is news."""
+        if clusters_say.endpoints(self.state, domain, said):
+            await self._record(f"cluster:{domain}", lambda state: clusters_say.endpoints(state, domain, said))
+
+    async def accept_role(self, domain: str, metadata: bytes, document: bytes, envelope: bytes) -> None:
+        """Record a domain's part of the protected publication, and first the envelope that it lists."""
+        await self.accept_envelope(domain, envelope)
+        now = self.now()
+        if protected.accept_role(self.state, domain, metadata, document, now):
+            await self._record(
+                f"cluster:{domain}", lambda state: protected.accept_role(state, domain, metadata, document, now)
+            )
+
+    async def install_publication_root(self, caller: Caller, document: bytes, version: int, expires: datetime) -> None:
+        """Record the next root of the protected publication, which was checked against those before it."""
+        await self._record(
+            caller.actor,
+            lambda state: protected.install_root(state, document, version, expires),
+            reason=f"root version {version} of the protected publication",
+        )
 
     async def offer(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 
 from cryptography import x509
 
-from bundle_publisher.publish import Status
+from bundle_publisher.publish import Status, TargetStatus
 from trustfed.federation.envelope import PublicationKey
 from trustfed.hub.records import ApiToken, Domain, Grant, Intermediate, Root
 from trustfed.hub.relay import Relay, View
@@ -138,15 +138,40 @@ def _connection(view: View | None) -> Json:
 
 
 def publication(status: Status, now: datetime) -> Json:
-    """How one document stands at the target; `lag_seconds` counts since a newer version waits."""
+    """How one document stands at one target; `lag_seconds` counts since a newer version waits."""
     return {
+        "target": status.target,
         "document": status.name,
+        "state": _standing(status),
         "published_at": time(status.published),
         "waiting_since": time(status.wanted),
         "lag_seconds": int((now - status.wanted).total_seconds()) if status.wanted else 0,
         "attempts": status.attempts,
         "error": status.error,
+        "hint": status.hint,
+        "next_try": time(status.next_try),
     }
+
+
+def publication_target(status: TargetStatus, now: datetime) -> Json:
+    """How one target stands as a whole."""
+    return {
+        "target": status.target,
+        "documents": status.names,
+        "waiting": status.waiting,
+        "lag_seconds": int((now - status.wanted).total_seconds()) if status.wanted else 0,
+        "errors": status.errors,
+        "last_success": time(status.last_success),
+        "error": status.error,
+        "hint": status.hint,
+        "next_try": time(status.next_try),
+    }
+
+
+def _standing(status: Status) -> str:
+    if status.wanted:
+        return "failing" if status.error else "waiting"
+    return "withdrawn" if status.withdrawn else "published"
 
 
 def event(recorded: Recorded) -> Json:

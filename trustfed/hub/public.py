@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from bundle_publisher.targets.port import Document
 from trustfed.errors import NotFound, Unavailable
 from trustfed.federation.enrolment import text
+from trustfed.hub import publication_api
 from trustfed.hub.access import Caller, caller
 from trustfed.hub.api import Allowed, Parts, operator_app
 from trustfed.hub.enrol import read_enrolment, read_resign
@@ -36,6 +37,7 @@ def https_app(parts: Parts, intermediate_ttl: timedelta, ready: Callable[[], boo
         return caller(parts.operations.state, given, parts.operations.now())
 
     app = operator_app(parts, bearer, prefix=API, docs=True)
+    app.include_router(publication_api.routes(parts), prefix=API)
     _enrolment(app, parts, intermediate_ttl)
     _reading(app, parts)
     health(app, ready)
@@ -55,6 +57,7 @@ def admin_app(parts: Parts, ready: Callable[[], bool]) -> FastAPI:
         return Caller(request.client.host, "admin") if request.client else None
 
     app = operator_app(parts, peer, docs=True)
+    app.include_router(publication_api.routes(parts))
     health(app, ready)
     return app
 

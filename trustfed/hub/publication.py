@@ -1,18 +1,20 @@
-"""From the fold to plain readers: bundles for the HTTPS endpoint, and the publisher's wishes for the target."""
+"""From the fold to plain readers: bundles for the HTTPS endpoint, and the publisher's wishes for its targets."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
 
-from bundle_publisher.documents import MAP, bundle_document, bundle_map, bundle_name
-from bundle_publisher.publish import Publisher, Status
+from bundle_publisher.documents import MAP, bundle_document, bundle_map, bundle_name, trust_domain_of
+from bundle_publisher.publish import Publisher, Status, TargetStatus
 from bundle_publisher.targets.port import Document
 from trustfed.errors import NotFound
 from trustfed.federation.envelope import PublicationKey, open_envelope
 from trustfed.hub.events import DomainRemoved, EnvelopeAccepted
+from trustfed.hub.messages import Pushed
 from trustfed.hub.records import Domain
 from trustfed.hub.state import HubState
 from trustfed.spiffe.bundle import Bundle
@@ -33,6 +35,11 @@ class Publication:
         self._publisher = publisher
         self._held: dict[str, _Held] = {}
         self._map: Document | None = None
+
+    def on_arrival(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the name of each trust domain whose bundle has reached a target."""
+        if self._publisher:
+            self._publisher.on_arrival(lambda document: _tell(document, listener))
 
     def start(self, state: HubState) -> None:
         """Want everything as it is now, and nothing of removed domains."""
@@ -65,13 +72,28 @@ class Publication:
         return self._map
 
     def status(self) -> list[Status]:
-        """How each document stands at the target; empty when none is configured."""
+        """How each document stands at each target; empty when none is configured."""
         return self._publisher.status() if self._publisher else []
 
+    def targets(self) -> list[TargetStatus]:
+        """How each target stands."""
+        return self._publisher.targets() if self._publisher else []
+
     def published(self, name: str) -> datetime | None:
-        """When the newest bundle of a domain last reached the target; pollers can have it since then."""
-        wanted = bundle_name(TrustDomain(name))
-        return next((status.published for status in self.status() if status.name == wanted), None)
+        """When a domain's newest bundle had reached every target: every poller can have it since then, whichever it asks.
+
+        None while one target lacks it, and without targets.
+        """
+        return self._publisher.published(bundle_name(TrustDomain(name))) if self._publisher else None
+
+    def pushed(self, domain: Domain) -> Pushed | None:
+        """The same for the bundle that the journal has as the domain's newest; None without targets."""
+        if self._publisher is None:
+            return None
+        held = self._held.get(domain.name)
+        # The journal may be ahead of what was asked of the publisher: then nothing of it is published yet.
+        wanted = held is not None and held.position == domain.envelope_position
+        return Pushed(self.published(domain.name) if wanted else None)
 
     def _changed(self, domain: Domain) -> None:
         name, trust_domain = bundle_name(TrustDomain(domain.name)), TrustDomain(domain.name)
@@ -91,3 +113,9 @@ class Publication:
         if self._publisher:
             # Taken when it is written, not now: a burst of changes makes one map.
             self._publisher.want(MAP, lambda: bundle_map([held.bundle for held in list(self._held.values())]))
+
+
+def _tell(document: str, listener: Callable[[str], None]) -> None:
+    name = trust_domain_of(document)
+    if name is not None:
+        listener(name)

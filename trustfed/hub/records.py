@@ -50,6 +50,24 @@ class Domain(msgspec.Struct, frozen=True):
     enrolled_ms: int = 0
     removed_ms: int = 0
     removed_reason: str = ""
+    bundle_endpoints: tuple[str, ...] = ()
+    endpoints_position: int = 0
+
+
+class PublishedRole(msgspec.Struct, frozen=True):
+    """A domain's newest TUF role with the two files that it lists; of a domain that is out only the version is left."""
+
+    version: int
+    metadata: bytes = b""
+    cluster_document: bytes = b""
+    envelope: bytes = b""
+
+
+class TufRoot(msgspec.Struct, frozen=True):
+    """One version of the protected publication's root."""
+
+    document: bytes
+    expires_ms: int
 
 
 class Intermediate(msgspec.Struct, frozen=True):

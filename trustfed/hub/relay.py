@@ -8,16 +8,28 @@ memory: clusters send them again with every hello.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import msgspec
 
 from trustfed.errors import Conflict, Denied, Invalid, TrustfedError
+from trustfed.federation.confirmation import Confirmation
 from trustfed.federation.envelope import Level
 from trustfed.hub import events as e
-from trustfed.hub.messages import Reported, consumer, crl, envelope, grant, root_documents, stored
+from trustfed.hub.messages import (
+    Pushed,
+    Reported,
+    confirmations,
+    consumer,
+    crl,
+    envelope,
+    grant,
+    root_documents,
+    stored,
+)
+from trustfed.hub.records import Domain
 from trustfed.hub.state import HubState
 from trustfed.proto import federation_pb2 as pb
 from trustfed.runtime.timestamps import to_ms
@@ -26,11 +38,15 @@ from trustfed.spiffe.x509svid import X509Svid
 
 MAX_STREAMS = 4  # of one trust domain: a dead connection lingers until keepalive finds it
 MAX_LAGGARDS = 100
+MAX_CONFIRMATIONS = 1_000  # in one message
+SNAPSHOT_GAIN = 16 * 1024
+"""Bytes that a snapshot must save before it takes the place of what changed, which also says why each grant ended."""
+_GRANT_BYTES, _SMALL_BYTES = 400, 150
 
 Item = tuple[str, str]  # what changed: its kind, and which one
 # What ends goes first. A grant goes before the envelope and before the importer that it is about.
 _ORDER = ("grant-ended", "roots", "crl", "grant", "envelope", "stored", "consumer")
-_NOT_JOURNALLED = ("stored", "consumer")
+_NOT_JOURNALLED = ("stored", "consumer", "confirmations")
 
 
 @dataclass(eq=False)
@@ -47,12 +63,18 @@ class View:
     heard: datetime | None = None
     over: TrustfedError | None = None
     pending: set[Item] = field(default_factory=set)
+    confirmed: set[str] = field(default_factory=set)  # exporters that confirmed their bundle since the last batch
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def mark(self, *items: Item) -> None:
         """Something is to be sent."""
         self.pending.update(items)
+        self._wake.set()
+
+    def mark_confirmed(self, domains: Iterable[str]) -> None:
+        """Confirmations are to be sent with the next batch."""
+        self.confirmed.update(domains)
         self._wake.set()
 
     def end(self, error: TrustfedError) -> None:
@@ -76,10 +98,13 @@ class View:
 class Relay:
     """Connects the fold's events to the clusters' views. No method waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, pushed: Callable[[Domain], Pushed | None] = lambda _: None) -> None:
+        """`pushed` says how far a domain's newest bundle is with who only polls; None: nothing is pushed anywhere."""
+        self._pushed = pushed
         self._views: dict[str, list[View]] = {}
         self._marked = 0  # the last event that was marked: the fold may be ahead of it
         self._reported: dict[tuple[str, str], Reported] = {}  # (importer, exporter)
+        self._confirmed: dict[str, Confirmation] = {}
 
     def views(self, domain: str) -> Sequence[View]:
         """The connected streams of one domain."""
@@ -98,7 +123,9 @@ class Relay:
         return self._reported.get((importer, exporter))
 
     def join(self, view: View, hello: pb.ClusterHello, state: HubState) -> bool:
-        """Begin a stream: mark what this cluster lacks. True when it gets a snapshot instead of what changed."""
+        """Begin a stream: mark what this cluster lacks. True when it gets a snapshot instead of what changed: it comes from
+        elsewhere, or so many grants ended meanwhile that all there is takes less to say.
+        """
         own = self._views.setdefault(view.domain, [])
         if len(own) >= MAX_STREAMS:
             own[0].end(Conflict("a newer stream of this cluster took the place"))
@@ -106,12 +133,24 @@ class Relay:
         own.append(view)
         resumes = hello.hub_instance == state.instance and 0 < hello.position <= state.position
         view.position = hello.position if resumes else 0
-        view.joined_at = state.position
         view.root_version = min(hello.root_version, len(state.root_documents))
+        lacks = _lacks(state, view, view.position)
+        if resumes:
+            everything = _lacks(state, view, 0)
+            if _size(everything, state) + SNAPSHOT_GAIN < _size(lacks, state):
+                resumes, lacks, view.position = False, everything, 0
+        view.joined_at = state.position
         view.software = hello.software[:64]
         self._take_levels(view, hello.levels, state)
-        view.mark(*_lacks(state, view))
+        view.mark(*lacks)
+        view.mark_confirmed(
+            g.exporter for g in state.grants_with(view.domain) if g.importer == view.domain and g.status == "accepted"
+        )
         return not resumes
+
+    def pushed(self, domain: str) -> None:
+        """The domain's newest bundle has reached a place that is polled: its cluster waits for that."""
+        self._mark(domain, ("stored", ""))
 
     def leave(self, view: View) -> None:
         """The stream is over."""
@@ -133,11 +172,31 @@ class Relay:
         live_until = to_ms(view.svid.not_after)
         self._report(view.domain, Reported(level, live_until, names, message.laggard_count), level.trust_domain.name)
 
+    def confirm(self, said: Confirmation, state: HubState) -> None:
+        """Keep a domain's newest confirmation, and let its importers have it with their next batch."""
+        domain = said.level.trust_domain.name
+        known = self._confirmed.get(domain)
+        if known is not None and (known.level, known.at) >= (said.level, said.at):
+            return
+        self._confirmed[domain] = said
+        for importer in state.importers_of(domain):
+            for view in self.views(importer):
+                view.mark_confirmed([domain])
+
+    def take_confirmed(self, view: View, state: HubState) -> list[pb.FromHub]:
+        """The batch that is due to one cluster."""
+        names, view.confirmed = sorted(view.confirmed), set()
+        own = [g for g in state.grants_with(view.domain) if g.importer == view.domain and g.status == "accepted"]
+        imported = {g.exporter for g in own}
+        said = [self._confirmed[name] for name in names if name in self._confirmed and name in imported]
+        batches = [said[start : start + MAX_CONFIRMATIONS] for start in range(0, len(said), MAX_CONFIRMATIONS)]
+        return [confirmations(batch) for batch in batches]
+
     def on_event(self, position: int, event: msgspec.Struct, state: HubState) -> None:
         """Mark what one event means for whom."""
         self._marked = max(self._marked, position)
         match event:
-            case e.EnvelopeAccepted():
+            case e.EnvelopeAccepted() | e.EndpointsTold():
                 for importer in state.importers_of(event.domain):
                     self._mark(importer, ("envelope", event.domain))
             case e.GrantOffered() | e.GrantAccepted() | e.GrantEnded():
@@ -180,7 +239,7 @@ class Relay:
             case "crl":
                 made.append(crl(state.crls[which]))
             case "stored":
-                made.append(stored(state.domains[view.domain]))
+                made.append(stored(domain := state.domains[view.domain], self._pushed(domain)))
             case "consumer" if state.imports(which, view.domain) and (said := self.reported(which, view.domain)):
                 made.append(consumer(which, view.domain, said))
         return made
@@ -192,6 +251,8 @@ class Relay:
             self._mark(side, (kind, grant_id))
         if record.status == "accepted":
             self._mark(record.importer, ("envelope", record.exporter))
+            for view in self.views(record.importer):
+                view.mark_confirmed([record.exporter])
             if (record.importer, record.exporter) not in self._reported:
                 for view in self.views(record.importer):
                     self._report(record.importer, Reported(None, to_ms(view.svid.not_after)), record.exporter)
@@ -215,9 +276,9 @@ class Relay:
             view.mark(*items)
 
 
-def _lacks(state: HubState, view: View) -> list[Item]:
-    """What a cluster at `view.position` has not seen: all of it from position 0, where ended grants are left out."""
-    after, items = view.position, [("stored", "")]
+def _lacks(state: HubState, view: View, after: int) -> list[Item]:
+    """What a cluster at position `after` has not seen: all of it from position 0, where ended grants are left out."""
+    items = [("stored", "")]
     if view.root_version < len(state.root_documents):
         items.append(("roots", ""))
     items += [("crl", held.root) for held in state.crls.values() if held.position > after]
@@ -226,11 +287,25 @@ def _lacks(state: HubState, view: View) -> list[Item]:
         if record.position > after and not (ended and after == 0):
             items.append(("grant-ended" if ended else "grant", record.id))
         if record.status == "accepted" and record.importer == view.domain:
-            if max(record.position, state.domains[record.exporter].envelope_position) > after:
+            exporter = state.domains[record.exporter]
+            if max(record.position, exporter.envelope_position, exporter.endpoints_position) > after:
                 items.append(("envelope", record.exporter))
         elif record.status == "accepted":
             items.append(("consumer", record.importer))
     return items
+
+
+def _size(items: Sequence[Item], state: HubState) -> int:
+    """About how many bytes it takes to say this."""
+    total = 0
+    for kind, which in items:
+        if kind == "envelope":
+            total += len(state.domains[which].envelope)
+        elif kind == "crl":
+            total += len(state.crls[which].certificate_list)
+        else:
+            total += _GRANT_BYTES if kind.startswith("grant") else _SMALL_BYTES
+    return total
 
 
 def _level(said: pb.Level, state: HubState) -> Level | None:

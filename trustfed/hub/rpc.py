@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
 
-from trustfed.errors import Denied, Invalid, TrustfedError, Unavailable
+from trustfed.errors import Conflict, Denied, Invalid, TrustfedError, Unavailable
+from trustfed.hub import clusters_say, protected
 from trustfed.hub.messages import grant_message
 from trustfed.hub.operations import Operations
 from trustfed.hub.peers import Peers, Unauthenticated
 from trustfed.hub.relay import Relay, View
+from trustfed.hub.turns import Turns, Waiting
 from trustfed.proto import federation_pb2 as pb
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
@@ -25,6 +28,8 @@ SERVICE = "trustfed.federation.v1.Federation"
 MAX_MESSAGE = 2 * 1024 * 1024
 HELLO_SECONDS = 10.0
 HEARTBEAT_SECONDS = 15.0
+CONFIRMATIONS_SECONDS = 5.0
+"""How far apart one cluster's batches of confirmations are, at least."""
 LAST_WRITE_SECONDS = 2.0
 SILENCE_SECONDS = 60.0
 """A cluster that says nothing for so long, not even a heartbeat, is taken for gone."""
@@ -34,26 +39,20 @@ _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
 
-class Pace:
-    """How fast one cluster may publish: a burst of ten envelopes, then one a second; the rest waits in its stream."""
-
-    BURST = 10
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock, self._free_at = clock, clock.monotonic() - self.BURST
-
-    async def next(self) -> None:
-        """Wait for the next turn."""
-        now = self._clock.monotonic()
-        self._free_at = max(self._free_at, now - self.BURST) + 1
-        await self._clock.sleep(self._free_at - now)
-
-
 class Federation:
     """The service's three methods."""
 
-    def __init__(self, operations: Operations, relay: Relay, peers: Peers, clock: Clock) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        relay: Relay,
+        peers: Peers,
+        clock: Clock,
+        refused: Callable[[str, str], None] = lambda domain, why: None,
+    ) -> None:
+        """`refused` is told which domain's role was not taken, and why."""
         self._operations, self._relay, self._peers, self._clock = operations, relay, peers, clock
+        self._refused, self._turns = refused, Turns(clock)
         self._log = logs.get("hub.rpc")
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -99,7 +98,7 @@ class Federation:
     async def _sync(self, _: object, context: Any) -> None:
         try:
             peer = self._authenticate(context)
-            view, greeting = await self._hello(peer, context)
+            view, greeting, waiting = await self._hello(peer, context)
         except Exception as refused:
             await self._abort(context, refused)
             return
@@ -108,7 +107,9 @@ class Federation:
         writing = asyncio.create_task(self._write(view, greeting, context))
         tasks = {
             writing,
-            asyncio.create_task(self._read(view, context)),
+            asyncio.create_task(self._read(view, waiting, context)),
+            asyncio.create_task(waiting.roles(lambda role: self._published(view, role))),
+            asyncio.create_task(waiting.told(lambda said: self._operations.tell_endpoints(view.domain, said))),
             asyncio.create_task(self._expire(view)),
             asyncio.create_task(_ended(view)),
         }
@@ -127,10 +128,11 @@ class Federation:
         if error is not None:
             await self._abort(context, error)
 
-    async def _hello(self, peer: X509Svid, context: Any) -> tuple[View, list[pb.FromHub]]:
+    async def _hello(self, peer: X509Svid, context: Any) -> tuple[View, list[pb.FromHub], Waiting]:
         """Read the cluster's hello: its view, which collects what is to be sent from here on, and what goes first."""
         try:
-            first = await asyncio.wait_for(context.read(), HELLO_SECONDS)
+            async with asyncio.timeout(HELLO_SECONDS):
+                first = await context.read()
         except TimeoutError:
             raise Invalid(f"no hello within {HELLO_SECONDS:.0f} seconds") from None
         if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
@@ -141,6 +143,7 @@ class Federation:
                 f"the cluster speaks protocol {hello.protocol_min} to {hello.protocol_max}, the hub {PROTOCOL}",
                 hint="upgrade the older side",
             )
+        waiting = await self._endpoints(peer.id.trust_domain.name, tuple(hello.bundle_endpoints))
         now = self._clock.now()
         state = self._operations.state
         view = View(peer.id.trust_domain.name, peer, connected=now, heard=now)
@@ -157,13 +160,25 @@ class Federation:
         if snapshot:
             greeting.append(pb.FromHub(position=state.position, snapshot_end=pb.SnapshotEnd()))
             view.position = state.position
-        return view, greeting
+        return view, greeting, waiting
 
-    async def _read(self, view: View, context: Any) -> None:
-        pace = Pace(self._clock)
+    async def _endpoints(self, domain: str, said: Sequence[str]) -> Waiting:
+        """Take where the domain serves its own bundle, if that is news: now, or when it is its turn."""
+        waiting = Waiting(self._turns, domain)
+        if clusters_say.endpoints(self._operations.state, domain, said):
+            if self._turns.endpoints.take(domain, self._clock.monotonic()):
+                await self._operations.tell_endpoints(domain, said)
+            else:
+                waiting.endpoints = said
+                self._log.warning("bundle endpoints change too often: they wait", domain=domain)
+        return waiting
+
+    async def _read(self, view: View, waiting: Waiting, context: Any) -> None:
+        turns = self._turns
         while True:
             try:
-                message = await asyncio.wait_for(context.read(), SILENCE_SECONDS)
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    message = await context.read()
             except TimeoutError:
                 raise Unavailable(f"nothing was heard for {SILENCE_SECONDS:.0f} seconds") from None
             if message is grpc.aio.EOF:
@@ -171,28 +186,58 @@ class Federation:
             view.heard = self._clock.now()
             match message.WhichOneof("message"):
                 case "envelope":
-                    await pace.next()
+                    await turns.envelopes.turn(view.domain, self._clock)
                     await self._operations.accept_envelope(view.domain, message.envelope)
                     self._peers.check(view.svid.chain[0], self._clock.now())  # its own bundle may have dropped it
                     view.mark(("stored", ""))
                 case "acknowledge":
                     self._relay.acknowledge(view, message.acknowledge, self._operations.state)
+                case "confirmation":
+                    await turns.confirmations.turn(view.domain, self._clock)
+                    state, now = self._operations.state, self._clock.now()
+                    confirmed = clusters_say.confirmed(state, view.domain, message.confirmation, now)
+                    if confirmed is not None:
+                        self._relay.confirm(confirmed, state)
+                case "published":
+                    said = message.published
+                    held = (said.metadata, said.cluster_document, said.envelope)
+                    if not protected.held_role(self._operations.state, view.domain, *held):
+                        waiting.put(said)
                 case "heartbeat":
                     pass
                 case other:
-                    raise Invalid(f"a cluster sends envelopes, acknowledgements and heartbeats, not {other}")
+                    raise Invalid(f"a cluster sends no {other}", hint="is its software newer than the hub's?")
+
+    async def _published(self, view: View, said: pb.Published) -> None:
+        """Take a domain's part of the protected publication; what is refused is told to operators, and ends no stream."""
+        try:
+            await self._operations.accept_role(view.domain, said.metadata, said.cluster_document, said.envelope)
+        except (Denied, Invalid, Conflict) as error:
+            self._log.warning("role refused", domain=view.domain, error=error.message)
+            self._refused(view.domain, error.message)
+        self._peers.check(view.svid.chain[0], self._clock.now())  # its envelope may have come with it
+        view.mark(("stored", ""))
 
     async def _write(self, view: View, greeting: Sequence[pb.FromHub], context: Any) -> None:
         for message in greeting:
             await context.write(message)
+        monotonic = self._clock.monotonic
+        beat_at, batch_at = monotonic() + HEARTBEAT_SECONDS, monotonic()
         while view.over is None:
-            try:
-                await asyncio.wait_for(view.changed(), HEARTBEAT_SECONDS)
-            except TimeoutError:
-                beat = pb.Heartbeat(time_ms=to_ms(self._clock.now()))
-                await context.write(pb.FromHub(heartbeat=beat))
+            until = min(beat_at, batch_at) if view.confirmed else beat_at
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(until - monotonic(), 0.001)):
+                    await view.changed()
             for message in self._relay.take(view, self._operations.state):
                 await context.write(message)
+            if view.confirmed and monotonic() >= batch_at:
+                for message in self._relay.take_confirmed(view, self._operations.state):
+                    await context.write(message)
+                batch_at = monotonic() + CONFIRMATIONS_SECONDS
+            if monotonic() >= beat_at:
+                beat = pb.Heartbeat(time_ms=to_ms(self._clock.now()))
+                await context.write(pb.FromHub(heartbeat=beat))
+                beat_at = monotonic() + HEARTBEAT_SECONDS
 
     async def _expire(self, view: View) -> None:
         await self._clock.sleep((view.svid.not_after - self._clock.now()).total_seconds())

@@ -12,7 +12,17 @@ import msgspec
 from msgspec.structs import replace
 
 from trustfed.hub import events as e
-from trustfed.hub.records import ApiToken, Crl, Domain, Grant, HubAuthority, Intermediate, Root
+from trustfed.hub.records import (
+    ApiToken,
+    Crl,
+    Domain,
+    Grant,
+    HubAuthority,
+    Intermediate,
+    PublishedRole,
+    Root,
+    TufRoot,
+)
 from trustfed.journal.table import Table
 
 
@@ -33,6 +43,8 @@ class HubState(msgspec.Struct, frozen=True):
     serials_of: Table[tuple[str, ...]] = msgspec.field(default_factory=Table)  # domain → serials, oldest first
     crls: Table[Crl] = msgspec.field(default_factory=Table)  # by root key name
     tokens: Table[ApiToken] = msgspec.field(default_factory=Table)
+    roles: Table[PublishedRole] = msgspec.field(default_factory=Table)  # of the protected publication, by domain
+    tuf_roots: tuple[TufRoot, ...] = ()  # version n at index n - 1
 
     @property
     def active_root(self) -> Root:
@@ -162,7 +174,12 @@ def _(event: e.DomainEnrolled, s: HubState) -> HubState:
 def _(event: e.DomainRemoved, s: HubState) -> HubState:
     old = s.domains[event.name]
     domain = replace(old, status="removed", removed_ms=event.at_ms, removed_reason=event.reason, position=s.position)
-    return replace(s, domains=s.domains.put(event.name, domain), invitations=s.invitations.drop(old.token_hash))
+    role, roles = s.roles.get(event.name), s.roles
+    if role:  # whoever enrols under this name later publishes above its version
+        roles = roles.put(event.name, PublishedRole(role.version))
+    return replace(
+        s, domains=s.domains.put(event.name, domain), invitations=s.invitations.drop(old.token_hash), roles=roles
+    )
 
 
 @_apply.register
@@ -202,6 +219,25 @@ def _(event: e.EnvelopeAccepted, s: HubState) -> HubState:
         envelope_position=s.position,
     )
     return replace(s, domains=s.domains.put(event.domain, domain))
+
+
+@_apply.register
+def _(event: e.EndpointsTold, s: HubState) -> HubState:
+    told = tuple(event.endpoints)
+    domain = replace(s.domains[event.domain], bundle_endpoints=told, endpoints_position=s.position)
+    return replace(s, domains=s.domains.put(event.domain, domain))
+
+
+@_apply.register
+def _(event: e.RolePublished, s: HubState) -> HubState:
+    listed = s.domains[event.domain].envelope
+    role = PublishedRole(event.version, event.metadata, event.cluster_document, listed)
+    return replace(s, roles=s.roles.put(event.domain, role))
+
+
+@_apply.register
+def _(event: e.TufRootInstalled, s: HubState) -> HubState:
+    return replace(s, tuf_roots=(*s.tuf_roots, TufRoot(event.document, event.expires_ms)))
 
 
 @_apply.register

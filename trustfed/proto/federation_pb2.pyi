@@ -149,7 +149,7 @@ class FromCluster(_message.Message):
     envelope: _builtins.bytes
     """a new envelope of this cluster's own domain"""
     confirmation: _builtins.bytes
-    """"this is still my newest bundle" (trustfed.federation.confirmation), every refresh hint"""
+    """"this is still my newest bundle" (trustfed.federation.confirmation), twice per refresh hint"""
     @_builtins.property
     def hello(self) -> Global___ClusterHello: ...
     @_builtins.property
@@ -488,16 +488,24 @@ class EnvelopeStored(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEVEL_FIELD_NUMBER: _builtins.int
+    PUBLISHES_FIELD_NUMBER: _builtins.int
+    PUBLISHED_AT_MS_FIELD_NUMBER: _builtins.int
+    publishes: _builtins.bool
+    """the hub pushes bundles to places that are only polled"""
+    published_at_ms: _builtins.int
+    """when all of them had this level; 0: not yet"""
     @_builtins.property
     def level(self) -> Global___Level: ...
     def __init__(
         self,
         *,
         level: Global___Level | None = ...,
+        publishes: _builtins.bool = ...,
+        published_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["level", b"level"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "published_at_ms", b"published_at_ms", "publishes", b"publishes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

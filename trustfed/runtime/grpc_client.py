@@ -98,7 +98,9 @@ async def receive(opened: Stream[Any, Any], seconds: float | None, path: str) ->
     How the server ended it is raised by the `stream` block, which must therefore see this call's errors.
     """
     try:
-        message = await asyncio.wait_for(opened.recv_message(), seconds)
+        # Not wait_for: below Python 3.12 it loses a cancellation that comes together with the message.
+        async with asyncio.timeout(seconds):
+            message = await opened.recv_message()
     except TimeoutError:
         raise Unavailable(f"{path} was silent for {seconds:.0f} s") from None
     if message is None:

@@ -38,7 +38,7 @@ class ServerIdentity:
 
     def __init__(self, keypair: KeyPair, anchors: Sequence[bytes]) -> None:
         self._keypair, self._anchors = keypair, tuple(anchors)
-        self._configuration = self._make()
+        self._configuration = self._used = self._make()
 
     def replace(self, keypair: KeyPair | None = None, anchors: Sequence[bytes] | None = None) -> None:
         """What is None stays as it is."""
@@ -48,9 +48,22 @@ class ServerIdentity:
 
     def credentials(self) -> Any:
         """For `add_secure_port`; every client must present a certificate that chains to the anchors."""
+        self._used = self._configuration
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration, lambda: self._configuration, require_client_authentication=True
+            self._configuration,
+            self._changed,
+            require_client_authentication=True,
         )
+
+    def _changed(self) -> Any:
+        """Asked by gRPC, in a thread of its own, before each handshake: None means that nothing changed. Said to be new
+        each time, gRPC makes its TLS factory anew under handshakes that use the old one, and crashes in a burst of them.
+        """
+        newest = self._configuration
+        if newest is self._used:
+            return None
+        self._used = newest
+        return newest
 
     def _make(self) -> Any:
         pool = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in self._anchors)

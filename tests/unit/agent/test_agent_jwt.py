@@ -29,6 +29,7 @@ class CountingCluster:
     def __init__(self, clock: ManualClock) -> None:
         self.clock, self.away, self.slots = clock, False, list[pb.JwtSlot]()
         self.calls = 0
+        self.authority = "j1"
         self.subject = "spiffe://east.test/web"
 
     async def call(self, method: str, request: Any, answer: Any, seconds: float) -> pb.IssueJwtResponse:
@@ -46,7 +47,7 @@ class CountingCluster:
                 token=f"h.{base64.urlsafe_b64encode(claims).decode()}.s",
                 issued_at_ms=to_ms(now),
                 expires_at_ms=to_ms(now + timedelta(seconds=LIFE)),
-                authority_id="j1",
+                authority_id=self.authority,
             )
         return response
 
@@ -112,7 +113,7 @@ async def test_caller_that_gives_up_takes_nothing_from_the_others(world: Any) ->
 
 
 async def test_cache_is_bounded_and_follows_entries_and_authorities(world: Any) -> None:
-    jwt, _, clock, store = world
+    jwt, cluster, clock, store = world
     for audience in "abcde":
         await jwt.fetch(("e1",), (audience,))
     assert len(jwt) == 3 and jwt.cached(("e1",), ("a",), clock.now()) is None
@@ -120,12 +121,27 @@ async def test_cache_is_bounded_and_follows_entries_and_authorities(world: Any) 
     assert len(jwt) == 3
     jwt.drop(["j1"])
     assert len(jwt) == 0
+    cluster.authority = "j2"
     await jwt.fetch(("e1",), ("a",))
     store.put_entries((), ["e1"])
     await turns()
     assert len(jwt) == 0
     with pytest.raises(NotFound):
         await jwt.fetch(("e1",), ("a",))
+
+
+async def test_token_that_was_on_its_way_when_its_authority_was_tainted_is_not_given(world: Any) -> None:
+    jwt, cluster, _, _ = world
+    under_way = asyncio.ensure_future(jwt.fetch(("e1",), ("a",)))
+    while not cluster.calls:
+        await asyncio.sleep(0)
+    jwt.drop(["j1"])
+    with pytest.raises(Unavailable, match="not used any more"):
+        await under_way
+    assert len(jwt) == 0
+    cluster.authority = "j2"
+    (token,) = await jwt.fetch(("e1",), ("a",))
+    assert token.authority == "j2"
 
 
 async def test_token_of_another_id_is_not_given(world: Any) -> None:

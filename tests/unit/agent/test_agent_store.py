@@ -171,3 +171,15 @@ async def test_thousand_streams_are_told_in_parts(world: Any) -> None:
     for one in forget:
         one()
     assert len(streams) == 0
+
+
+async def test_an_answer_made_late_leaves_out_what_has_ended_unnoticed(world: Any) -> None:
+    """The clock jumped, or the machine slept: whoever asks first must not get what nobody has dropped yet."""
+    store, _, clock = world
+    assert store.answers(("e1",), clock.now()).get(X509_SVIDS)
+    clock.move(60)
+    assert store.answers(("e1",), clock.now()).get(X509_SVIDS) is None
+    store.put_reserves({"e1": an_svid(30, "r")})
+    store.svids.clear()
+    store.stand_in(["e1"])
+    assert store.answers(("e1",), clock.now()).get(X509_SVIDS) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from agent.cache import Kept, NoCache
 from agent.identity import IdentityFile
-from agent.store import Store
 from tests.fakes.cluster import Domain, FakeCluster, bundle_message
 from tests.unit.agent.world import ME, eventually, running, until
 from trustfed.errors import Denied
@@ -209,26 +209,21 @@ async def test_cluster_of_another_domain_at_the_address_is_refused(cluster: Fake
             assert not other.hellos and not (await agent.status())["sync"]["connected"]
 
 
-class Kept:
+class InMemory(NoCache):
     """A cache in memory: what one agent held when it ended, for the next."""
 
     def __init__(self) -> None:
-        self.held: Store | None = None
+        self.held: Kept | None = None
 
-    def load(self, store: Store) -> None:
-        if self.held is not None:
-            for bundle in self.held.bundles.values():
-                store.put_bundle(bundle)
-            store.put_entries(self.held.entries.values())
-            store.put_svids(self.held.svids)
-            store.mark_synced()
+    def load(self, now: datetime) -> Kept | None:
+        return self.held
 
-    def changed(self, store: Store) -> None:
-        self.held = store
+    def changed(self, kept: Kept) -> None:
+        self.held = kept
 
 
 async def test_what_a_cache_kept_is_served_while_the_cluster_is_away(cluster: FakeCluster, tmp_path: Path) -> None:
-    kept = Kept()
+    kept = InMemory()
     async with running(cluster, tmp_path, cache=kept) as (_, workload):
         assert await _has(workload, 1)
     await cluster.stop()

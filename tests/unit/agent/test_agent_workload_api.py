@@ -15,7 +15,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from tests.fakes.cluster import Domain, FakeCluster
-from tests.unit.agent.world import HEADER, ME, Workload, running, until
+from tests.unit.agent.world import HEADER, ME, Workload, eventually, running, until
 from trustfed.proto import node_pb2 as node_pb
 from trustfed.proto import workload_pb2 as pb
 from trustfed.spiffe.bundle import Bundle
@@ -189,8 +189,6 @@ async def test_ban_during_a_partition_is_learned_at_the_first_word(cluster: Fake
         async def banned() -> bool:
             return bool((await agent.status())["banned"])
 
-        from tests.unit.agent.world import eventually
-
         await eventually(banned)
         assert (await refused(workload.x509()))[0] is Status.PERMISSION_DENIED
 
@@ -296,7 +294,11 @@ async def test_agent_starts_again_while_its_cluster_is_away(cluster: FakeCluster
         asking = asyncio.create_task(workload.x509())
         await cluster.start(ports)
         assert (await asking).svids
-        assert (await agent.status())["sync"]["connected"]
+
+        async def connected() -> bool:
+            return bool((await agent.status())["sync"]["connected"])
+
+        await eventually(connected)
 
 
 async def test_admin_shows_what_is_held(cluster: FakeCluster, tmp_path: Path) -> None:

@@ -72,10 +72,26 @@ def test_first_authority_is_prepared_then_active_once_an_envelope_carries_it() -
     assert isinstance(step, Activate) and not step.forced and step.missing == () and step.retires is None
 
 
-def test_successor_is_prepared_at_half_life() -> None:
-    assert at(NOW + 12 * HOUR - SECOND, authority()) == []
-    (step,) = at(NOW + 12 * HOUR, authority())
+def test_a_successor_stands_by_from_a_quarter_of_the_life_and_takes_over_at_half() -> None:
+    assert at(NOW + 6 * HOUR - SECOND, authority()) == []
+    (step,) = at(NOW + 6 * HOUR, authority())
     assert isinstance(step, Prepare) and step.kind is Kind.X509
+    standby = replace(NEXT, not_before=NOW + 6 * HOUR, not_after=NOW + 30 * HOUR)
+    assert at(NOW + 12 * HOUR - SECOND, authority(), standby, consumers=[agent(5)]) == []
+    (step,) = at(NOW + 12 * HOUR, authority(), standby, consumers=[agent(5)])
+    assert isinstance(step, Activate) and not step.forced
+    # It is a quarter old when it takes over: the next one is prepared at that moment.
+    (step,) = at(NOW + 12 * HOUR, *applied((authority(), standby), step, NOW + 12 * HOUR))
+    assert isinstance(step, Prepare)
+    assert next_due([authority(), JWT], [], POLICY, NOW + HOUR) == NOW + 6 * HOUR
+    assert next_due([authority(), standby, JWT], [], POLICY, NOW + 7 * HOUR) == NOW + 12 * HOUR
+
+
+def test_a_standby_takes_over_at_once_from_a_tainted_or_replaced_one() -> None:
+    standby = replace(NEXT, not_before=NOW + 6 * HOUR)
+    for changes in ({"replace": True}, {"tainted_at": NOW + 7 * HOUR}):
+        (step,) = at(NOW + 7 * HOUR, authority(**changes), standby, consumers=[agent(5)])
+        assert isinstance(step, Activate) and not step.forced
 
 
 def test_successor_waits_for_every_live_consumer() -> None:
@@ -141,7 +157,7 @@ def test_an_ended_authority_retires_and_its_successor_does_not_wait() -> None:
 def test_a_retired_authority_leaves_after_its_last_leaf() -> None:
     end = NOW + 14 * HOUR
     old = authority("a0", Status.RETIRING, last_leaf_not_after=end)
-    active = authority(not_after=NOW + 40 * HOUR)
+    active = authority(not_after=NOW + 80 * HOUR)
     assert at(end, old, active) == []
     (step,) = at(end + POLICY.removal_margin, old, active)
     assert step == Remove("a0", "the last SVID it signed has ended")
@@ -149,7 +165,7 @@ def test_a_retired_authority_leaves_after_its_last_leaf() -> None:
 
 def test_what_it_signed_is_unknown_then_it_stays_to_its_end() -> None:
     old = authority("a0", Status.RETIRING, not_after=NOW + 10 * HOUR)
-    active = authority(not_after=NOW + 40 * HOUR)
+    active = authority(not_after=NOW + 80 * HOUR)
     assert at(NOW + 10 * HOUR, old, active) == []
     assert isinstance(at(NOW + 10 * HOUR + POLICY.removal_margin, old, active)[0], Remove)
 
@@ -199,7 +215,7 @@ def test_a_stolen_key_is_removed_first() -> None:
 
 
 def test_prepared_authorities_that_are_tainted_or_ended_go() -> None:
-    (step,) = at(NOW + 12 * HOUR - SECOND, authority(), replace(NEXT, tainted_at=NOW))
+    (step,) = at(NOW + 6 * HOUR - SECOND, authority(), replace(NEXT, tainted_at=NOW))
     assert isinstance(step, Remove)
     ended = replace(NEXT, not_before=NOW, not_after=NOW + HOUR)
     (step,) = at(NOW + HOUR, authority(), ended)
@@ -233,6 +249,8 @@ def test_steps_that_do_not_fit_are_refused() -> None:
     [
         {"prepare_fraction": 0.0},
         {"prepare_fraction": 1.0},
+        {"rollover_fraction": 0.25},
+        {"rollover_fraction": 1.0},
         {"margin": -SECOND},
         {"ca_ttl": 2 * HOUR},
         {"leaf_ttl_max": 12 * HOUR},

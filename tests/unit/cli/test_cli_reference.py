@@ -97,7 +97,7 @@ def test_an_agent_starts_without_the_command_line(options: list[str]) -> None:
     )
     argv = [sys.executable, "-c", code, "agent", "serve", *options]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
-    assert json.loads(done.stdout) == [[sys.executable, "-m", "agent", "serve", *options], False]
+    assert json.loads(done.stdout) == [[sys.executable, "-P", "-m", "agent", "serve", *options], False]
 
 
 @pytest.mark.parametrize(

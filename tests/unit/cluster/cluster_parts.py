@@ -23,7 +23,9 @@ from trustfed.cluster import enrolment as cluster_enrolment
 from trustfed.cluster import entries, nodes
 from trustfed.cluster import events as e
 from trustfed.cluster import fold as folding
+from trustfed.cluster.addresses import Addresses
 from trustfed.cluster.admission import NodeAdmission
+from trustfed.cluster.attestation.config import AttestationConfig
 from trustfed.cluster.attestation.open import open_attestors
 from trustfed.cluster.attestation.port import Attestors
 from trustfed.cluster.authorities import Authorities
@@ -78,11 +80,11 @@ class ClusterParts:
         self.admission = NodeAdmission(
             self.fold,
             self.issuance,
-            attestors or open_attestors(),
+            attestors or open_attestors(AttestationConfig(), TrustDomain(TD), clock),
             self.presence,
             Nonces(os.urandom),
             policy,
-            "cluster.example:8443",
+            Addresses(("cluster.example:8443", "second.example:8443"), ("cluster.example:8444",)),
             clock,
         )
         self.hub: FakeHub

@@ -1,4 +1,4 @@
-"""The hub's root sets: bounded in number, bytes and pace."""
+"""The hub's root sets: bounded in number, bytes and pace. And when those who only poll could have our bundle."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from trustfed.cluster import hub_news
 from trustfed.cluster.hub_news import HubNews
 from trustfed.cluster.state import newest_roots
 from trustfed.proto import federation_pb2 as pb
+from trustfed.runtime.timestamps import to_ms
 
 
 def news(parts: ClusterParts) -> HubNews:
@@ -56,3 +57,30 @@ async def test_root_sets_come_at_a_pace(parts: ClusterParts, monkeypatch: pytest
     assert newest_roots(parts.state).version == 4  # a walk must begin where we are
     await say(told, documents[3])
     assert newest_roots(parts.state).version == 5
+
+
+async def stored(told: HubNews, parts: ClusterParts, *, publishes: bool = True, at_ms: int = 0, back: int = 0) -> None:
+    level = pb.Level(trust_domain="x", epoch=parts.state.level.epoch, sequence=parts.state.level.sequence - back)
+    said = pb.EnvelopeStored(level=level, publishes=publishes, published_at_ms=at_ms)
+    await told.take(pb.FromHub(stored=said))
+
+
+async def test_who_only_polls_is_waited_for_until_every_target_has_the_newest(parts: ClusterParts) -> None:
+    told, now = news(parts), parts.clock.now()
+    assert told.pushed(now) == now  # nothing was said: our own endpoint is all there is
+    await stored(told, parts)
+    assert told.pushed(now) is None
+    earlier = now - timedelta(minutes=1)
+    await stored(told, parts, at_ms=to_ms(earlier))
+    assert told.pushed(earlier - timedelta(minutes=1)) == earlier
+    assert told.pushed(now) == now
+    await stored(told, parts, at_ms=to_ms(now), back=1)  # of an older bundle
+    assert told.pushed(now) is None
+    await stored(told, parts, publishes=False)
+    assert told.pushed(now) == now
+
+
+async def test_a_push_of_the_future_counts_from_now(parts: ClusterParts) -> None:
+    told, now = news(parts), parts.clock.now()
+    await stored(told, parts, at_ms=to_ms(now + timedelta(days=300)))
+    assert told.pushed(now - timedelta(hours=1)) == now

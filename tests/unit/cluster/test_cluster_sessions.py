@@ -10,6 +10,7 @@ import pytest
 from ca.lifecycle import Level
 from tests.fakes.clocks import START
 from tests.unit.cluster.cluster_parts import TD
+from trustfed.cluster import changes
 from trustfed.cluster import events as e
 from trustfed.cluster import sessions as module
 from trustfed.cluster.fold import apply
@@ -164,10 +165,52 @@ def test_a_third_stream_of_a_node_ends_the_first() -> None:
 
 
 def test_who_resumes_gets_what_changed() -> None:
-    world = World(entry("a"), entry("b"))
+    world = World(entry("a"), entry("b"), entry("gone"), entry("moved", "node/n1"), entry("other", "node/n2"))
+    seen = world.position
+    world.happens(entry("a", hint="1"), e.EntryDeleted("gone"), e.PeersSet("g", ()), entry("a", hint="2"))
+    world.happens(
+        entry("moved", "node/n2"), entry("other", "node/n2", hint="1"), e.NodeInvited("t", "n9", (), LIVE, START)
+    )
     view = world.join(snapshot=False)
-    world.sessions.missed(view, [entry("a"), e.EntryDeleted("gone"), e.PeersSet("g", ())], world.state)
-    assert ids(world.take(view)) == (["a"], ["gone"])
+    view.mark(world.sessions.missed(view, seen, world.state) or ())
+    assert ids(world.take(view)) == (["a"], ["gone", "moved"])  # nothing of what was never its own
+    assert world.sessions.missed(view, world.position, world.state) == set()
+    assert world.sessions.missed(view, world.position + 1, world.state) is None  # a future that was lost
+    assert world.sessions.missed(view, seen - 1, world.state) is None  # before these sessions began
+
+
+def test_who_resumes_after_this_process_began_anew_gets_what_an_earlier_one_recorded() -> None:
+    world = World(entry("a", "node/n1"), entry("b"))
+    seen = world.position
+    world.happens(entry("b", hint="1"), entry("a", "node/n2"))
+    again = Sessions(world.state, world.position, 300)
+    view = View("n1", world.state.nodes["n1"].groups, world.position)
+    assert again.missed(view, seen, world.state) is None
+    again.earlier(world.log[seen - 1 :], seen - 1, world.state)
+    assert again.missed(view, seen, world.state) == {("entry", "a"), ("entry", "b")}
+    assert again.missed(view, world.position, world.state) == set()
+    assert again.missed(view, seen - 2, world.state) is None
+
+
+def test_a_snapshot_is_sent_when_it_is_the_smaller() -> None:
+    world = World(entry("mine"))
+    seen = world.position
+    world.happens(*(entry(f"e{i}") for i in range(2_000)))
+    view = world.join(snapshot=False)
+    assert len(world.sessions.missed(view, seen, world.state) or ()) == 2_000
+    world.happens(*(e.EntryDeleted(f"e{i}") for i in range(2_000)))
+    assert world.sessions.missed(view, seen, world.state) is None
+    world.happens(node("n1", "default"))
+    assert world.sessions.missed(view, world.position - 1, world.state) is None  # its groups may be others
+
+
+def test_what_changed_is_kept_for_so_many_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "MAX_CHANGES", 3)
+    world = World()
+    world.happens(*(entry(f"e{i}") for i in range(5)))
+    view = world.join(snapshot=False)
+    assert world.sessions.missed(view, world.position - 4, world.state) is None
+    assert world.sessions.missed(view, world.position - 3, world.state) == {("entry", f"e{i}") for i in (2, 3, 4)}
 
 
 def test_many_large_entries_come_in_messages_of_bounded_size() -> None:

@@ -40,6 +40,10 @@ LEAST = {
     "DELETE /tokens/{token_id}": "admin",
     "GET /events": "auditor",
     "GET /publication": "viewer",
+    "GET /publication/keys": "admin",
+    "POST /publication/keys": "admin",
+    "GET /publication/root": "viewer",
+    "POST /publication/root": "admin",
 }
 OPEN = {
     "GET /live",

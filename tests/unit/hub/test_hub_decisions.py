@@ -14,9 +14,9 @@ from trustfed.errors import Conflict, Denied, Invalid, NotFound, TrustfedError, 
 from trustfed.federation import envelope
 from trustfed.hub import domains, grants
 from trustfed.hub.events import EnvelopeAccepted, codec
-from trustfed.hub.rpc import Pace
 from trustfed.hub.signing import crls_due
 from trustfed.hub.state import HubState
+from trustfed.hub.turns import MESSAGES, Turns
 from trustfed.journal.events import MAX_EVENT_BYTES, Event, canonical
 from trustfed.journal.table import decode_state, encode_state
 from trustfed.spiffe.ids import TrustDomain
@@ -142,10 +142,11 @@ def test_the_largest_envelope_fits_into_one_event() -> None:
 
 
 async def test_a_cluster_that_publishes_too_fast_waits(hub: HubParts) -> None:
-    pace = Pace(hub.clock)
-    for _ in range(Pace.BURST):
-        await asyncio.wait_for(pace.next(), 1)
-    waiting = asyncio.create_task(pace.next())
+    turns = Turns(hub.clock)
+    for _ in range(MESSAGES[0]):
+        await asyncio.wait_for(turns.envelopes.turn("west", hub.clock), 1)
+    await asyncio.wait_for(turns.envelopes.turn("east", hub.clock), 1)  # nobody pays for another
+    waiting = asyncio.create_task(turns.envelopes.turn("west", hub.clock))
     await hub.clock.advance(0.5)
     assert not waiting.done()
     await hub.clock.advance(0.5)

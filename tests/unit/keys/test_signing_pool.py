@@ -94,7 +94,7 @@ async def test_workers_that_keep_dying_are_unavailable_and_healing_is_noticed(
 async def test_a_worker_that_hangs_is_replaced(pool: SigningPool, monkeypatch: pytest.MonkeyPatch) -> None:
     await pool.create("a")
     await pool.sign("a", MESSAGES * 3)
-    monkeypatch.setattr(pool_module, "DEADLINE", 0.3)
+    monkeypatch.setattr(pool_module, "DEADLINE", 1.5)
     stopped = pool.pids
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)

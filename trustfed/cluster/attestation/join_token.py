@@ -15,7 +15,7 @@ class JoinToken:
 
     name = "join_token"
 
-    async def verify(self, payload: str, key_hash: str) -> str:
+    async def verify(self, payload: str, key_hash: str, peer: str = "") -> str:
         """The hash of the secret in the token. Raises Invalid for anything that is not a node's token."""
         return EnrolmentToken.decode(payload, "node").secret_hash()
 

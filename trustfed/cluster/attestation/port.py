@@ -29,12 +29,13 @@ class NodeAttestor(Protocol):
 
     name: str
 
-    async def verify(self, payload: str, key_hash: str) -> str:
+    async def verify(self, payload: str, key_hash: str, peer: str = "") -> str:
         """Check the machine's proof with whoever can judge it, outside of any decision; gives the evidence.
 
         The evidence names what was shown (the hash of a token, the id of an instance and the name it proves) and is all
         that `admit` is given of it; it is journalled, so it is short text and no secret. `key_hash` is
-        the key that the proof must be bound to. Raises Invalid or Denied, or Unavailable if the judge is away.
+        the key that the proof must be bound to, `peer` the address that it came from. Raises Invalid or Denied, or
+        Unavailable if the judge is away.
         """
         ...
 

@@ -1,0 +1,48 @@
+"""Our reader on what the hub's real publisher makes (bundle_publisher.tuf), through changes, rotations and a dead hub."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.tuf_repository import TufRepository
+from tests.unit.reading.reading_parts import MemorySource
+from trustfed.errors import Denied
+from trustfed.federation import cluster_document
+from trustfed.reading.location import Location
+from trustfed.reading.order import Answer, Order, Wanted
+from trustfed.reading.reader import read
+
+
+def visit(
+    made: TufRepository, state: Path, *, later: timedelta = timedelta(0), stale: timedelta = timedelta(0)
+) -> Answer:
+    files = {name: stored.data for name, stored in made.target.held.items()}
+    now = made.clock.now() + later
+    order = Order(Location("memory"), made.roots[0], state, now, (Wanted("td-a"),), accept_stale=stale)
+    return read(order, MemorySource(files))
+
+
+async def test_published_read_changed_rotated_and_left_alone(tmp_path: Path) -> None:
+    made, state = await TufRepository.make(), tmp_path / "state"
+    domain = await made.domain("td-a")
+    await made.bring()
+    found = visit(made, state).one("td-a")
+    assert found.publication_key == domain.key.spki
+    assert found.signed_at == made.clock.now()
+    assert cluster_document.read(found.cluster, domain.newcomer.trust_domain).https_addresses == domain.https
+
+    made.clock.move(60)
+    await made.publish(domain)
+    await made.bring()
+    assert visit(made, state).one("td-a").role_version > found.role_version
+
+    await made.rotate(online=True)
+    await made.bring()
+    assert visit(made, state).root_version == 2
+
+    with pytest.raises(Denied, match="freeze refused"):
+        visit(made, state, later=timedelta(hours=3))
+    assert visit(made, state, later=timedelta(hours=3), stale=timedelta(hours=3)).stale == timedelta(hours=2)
