@@ -24,7 +24,7 @@ run: venv  ## the whole story: hub, two clusters, agents, workloads; Ctrl-C stop
 	@$(BIN)/trustfed demo
 
 test: venv lint  ## lint, types, architecture, and every test
-	@$(BIN)/python -m pytest -n $(WORKERS) tests
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests
 
 lint: venv  ## ruff, mypy --strict, import order
 	@$(BIN)/ruff check .

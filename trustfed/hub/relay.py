@@ -162,7 +162,7 @@ class Relay:
 
     def acknowledge(self, view: View, message: pb.Acknowledge, state: HubState) -> None:
         """Take an importer's level, and tell the exporter. Levels only rise; Invalid for one that does not exist."""
-        level = _level(message.level, state)
+        level = _level(view.domain, message.level, state)
         if level is None or not state.imports(view.domain, level.trust_domain.name):
             return
         known = self._reported.get((view.domain, level.trust_domain.name))
@@ -261,7 +261,9 @@ class Relay:
 
     def _take_levels(self, view: View, levels: Iterable[pb.Level], state: HubState) -> None:
         """A hello says it all anew: what is not in it is not held."""
-        held = {level.trust_domain.name: level for level in (_level(said, state) for said in levels) if level}
+        held = {
+            level.trust_domain.name: level for level in (_level(view.domain, said, state) for said in levels) if level
+        }
         live_until = to_ms(view.svid.not_after)
         for record in state.grants_with(view.domain):
             if record.importer == view.domain and record.status == "accepted":
@@ -308,14 +310,20 @@ def _size(items: Sequence[Item], state: HubState) -> int:
     return total
 
 
-def _level(said: pb.Level, state: HubState) -> Level | None:
-    """The level that a cluster reports: None for a domain unknown here; Invalid when that domain never had it."""
+def _level(reporter: str, said: pb.Level, state: HubState) -> Level | None:
+    """The level that a cluster reports: None for a domain unknown here; never above what is held here.
+
+    A peer's endpoint may have given it more than the hub has heard of: that counts as what the hub has. Invalid for a
+    domain's word of itself, which it must send first.
+    """
     domain = state.domains.get(said.trust_domain)
     if domain is None:
         return None
     if (said.epoch, said.sequence) == (0, 0):
         return None
     level = Level(TrustDomain(domain.name), said.epoch, said.sequence)
-    if (level.epoch, level.sequence) > (domain.epoch, domain.sequence):
+    if (level.epoch, level.sequence) <= (domain.epoch, domain.sequence):
+        return level
+    if domain.name == reporter:
         raise Invalid(f"level {level} was acknowledged, but {domain.epoch}.{domain.sequence} is the highest there is")
-    return level
+    return Level(level.trust_domain, domain.epoch, domain.sequence) if domain.sequence else None

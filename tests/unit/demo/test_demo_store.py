@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,8 +33,15 @@ def test_secrets_are_private_and_not_in_the_command_line(tmp_path: Path) -> None
     assert all(action.startswith(("Read:", "List:")) for action in reader["actions"])
 
 
-def test_the_hub_s_table_for_it_is_a_good_one(tmp_path: Path) -> None:
-    place = house.plan(tmp_path / "d", timedelta(seconds=20))
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for Unix sockets, however deep the tests' own lies."""
+    with tempfile.TemporaryDirectory(prefix="tf-") as folder:
+        yield Path(folder)
+
+
+def test_the_hub_s_table_for_it_is_a_good_one(tmp_path: Path, short: Path) -> None:
+    place = house.plan(short / "d", timedelta(seconds=20))
     place.s3 = s3.prepare(place.directory / "s3")
     house.write_configurations(place)
     (table,) = load(place.hub.config, HubConfig).publication.targets
@@ -42,10 +51,10 @@ def test_the_hub_s_table_for_it_is_a_good_one(tmp_path: Path) -> None:
 
 
 def test_without_the_program_the_step_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(s3, "binary", lambda: None)
-    place = house.plan(tmp_path / "d", timedelta(seconds=20))
+    place = house.plan(short / "d", timedelta(seconds=20))
     start_s3(place)
     assert place.s3 is None and place.processes == []
     house.write_configurations(place)
