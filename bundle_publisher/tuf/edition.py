@@ -174,9 +174,8 @@ async def cut(
     if (
         kept is not None
         and targets is not None
-        and above < targets.signed.version == max(versions)
         and targets.signed.delegations == delegations
-        and targets.signed.expires - now > RENEW
+        and _stays(targets.signed, versions, now)
     ):
         targets_data = kept.targets_data
     else:
@@ -190,9 +189,8 @@ async def cut(
     if (
         kept is not None
         and snapshot is not None
-        and above < snapshot.signed.version == max(versions)
         and snapshot.signed.meta == meta
-        and snapshot.signed.expires - now > RENEW
+        and _stays(snapshot.signed, versions, now)
     ):
         snapshot_data = kept.snapshot_data
     else:
@@ -206,6 +204,11 @@ async def cut(
     timestamp_data = await _sign(new_timestamp, "timestamp", signer, names, key_ids)
     timestamp = parse(timestamp_data, Timestamp, "timestamp")
     return Top(targets, targets_data, snapshot, snapshot_data, timestamp, timestamp_data)
+
+
+def _stays(signed: Targets | Snapshot, versions: Sequence[int], now: datetime) -> bool:
+    """Whether this one need not be signed anew: above `versions[0]`, the newest of the others, and far from its end."""
+    return versions[0] < signed.version == max(versions) and signed.expires - now > RENEW
 
 
 def newest_of(tops: Sequence[Top]) -> Top | None:

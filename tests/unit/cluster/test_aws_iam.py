@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import http.server
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ import pytest
 
 from tests.fakes.aws_sessions import session, signed
 from tests.fakes.clocks import ManualClock
+from tests.fakes.http_answers import Handler, answering
 from tests.fakes.seaweed import PUBLISHER_ROLE, READER, READER_ROLE, Credentials, seaweed
 from tests.unit.cluster.cluster_parts import TD, ClusterParts, NodeKey
 from trustfed.cluster.attestation.aws_iam import AwsIam, AwsIamConfig, AwsIamRule
@@ -373,26 +373,11 @@ def test_a_comment_hides_nothing() -> None:
     assert read_arn(GOOD.replace(ARN, ARN + b"<!-- -->x")) == ARN.decode() + "x"
 
 
-@contextmanager
-def an_sts(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            answer(self)
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Say nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+def an_sts(answer: Callable[[Handler], None]) -> AbstractContextManager[str]:
+    return answering(answer, "HTTP/1.0")
 
 
-def say(handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes, kind: str = "text/xml") -> None:
+def say(handler: Handler, status: int, body: bytes, kind: str = "text/xml") -> None:
     handler.send_response(status)
     handler.send_header("Content-Type", kind)
     handler.send_header("Location", "http://127.0.0.1:1/")
@@ -401,7 +386,7 @@ def say(handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes, k
     handler.wfile.write(body)
 
 
-async def judged(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> str:
+async def judged(answer: Callable[[Handler], None]) -> str:
     rule = AwsIamRule("arn:aws:sts::123456789012:assumed-role/R/*", "edge-{session}")
     with an_sts(answer) as endpoint:
         return await attestor(rule, endpoint=endpoint, clock=ManualClock(NOW)).verify(well_formed(), KEY_HASH)
@@ -410,7 +395,7 @@ async def judged(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -
 async def test_what_is_sent_is_ours_but_for_five_headers() -> None:
     seen: dict[str, object] = {}
 
-    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+    def answer(handler: Handler) -> None:
         seen.update(handler.headers.items(), path=handler.path)
         seen["body"] = handler.rfile.read(int(cast(str, handler.headers["Content-Length"])))
         say(handler, 200, GOOD)
@@ -445,7 +430,7 @@ async def test_an_sts_that_misbehaves(answer: Any, kind: type[Exception], words:
 async def test_the_same_request_is_asked_about_once() -> None:
     asked = []
 
-    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+    def answer(handler: Handler) -> None:
         asked.append(1)
         say(handler, 200, GOOD)
 
@@ -459,7 +444,7 @@ async def test_the_same_request_is_asked_about_once() -> None:
 async def test_many_at_once_wait_or_are_sent_away() -> None:
     go = threading.Event()
 
-    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+    def answer(handler: Handler) -> None:
         go.wait(5)
         say(handler, 200, GOOD)
 
@@ -484,7 +469,7 @@ def requests(first: int, count: int) -> list[str]:
 async def test_one_address_of_which_much_is_refused_takes_neither_sts_nor_the_others_turns() -> None:
     asked = 0
 
-    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+    def answer(handler: Handler) -> None:
         nonlocal asked
         asked += 1
         refused = int(handler.headers["x-trustfed-nonce"], 16) < 1000
@@ -520,7 +505,7 @@ async def test_what_is_admitted_is_no_refusal_and_many_may_come_from_one_address
 async def test_a_refused_request_is_not_asked_about_again() -> None:
     asked = []
 
-    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+    def answer(handler: Handler) -> None:
         asked.append(1)
         say(handler, 403, b"<Code>InvalidClientTokenId</Code>")
 

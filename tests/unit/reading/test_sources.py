@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import os
 import shutil
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.certificates import Authority
+from tests.fakes.http_answers import Handler, answering
 from tests.fakes.seaweed import NOBODY, READER, READER_ROLE, REGION, WEB_ROLE, Credentials, SeaweedFs, seaweed
 from tests.fakes.tuf_store import TufStore
 from trustfed.errors import Denied, Invalid, NotFound, Unavailable
@@ -31,28 +31,6 @@ from trustfed.reading.sources.port import Absent, Refused
 from trustfed.runtime.bounded_http import Connection, Limits, Origin, tls_context
 
 QUICK = Limits(seconds=0.6, pause=0.3, pace=100_000)
-Handler = http.server.BaseHTTPRequestHandler
-
-
-@contextmanager
-def serving(answer: Callable[[Handler], None]) -> Iterator[str]:
-    class Answering(Handler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            answer(self)
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Say nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def say(handler: Handler, status: int = 200, body: bytes = b"", **headers: str) -> None:
@@ -78,7 +56,7 @@ def test_one_connection_serves_many_files() -> None:
         connections.add(handler.client_address)
         say(handler, body=handler.path.encode())
 
-    with serving(answer) as url, closing(open_source(Location(f"{url}/trust/"), None, QUICK)) as source:
+    with answering(answer) as url, closing(open_source(Location(f"{url}/trust/"), None, QUICK)) as source:
         assert [b"".join(source.parts(f"tuf/{n}", 100)) for n in range(3)] == [b"/trust/tuf/%d" % n for n in range(3)]
     assert len(connections) == 1
 
@@ -88,7 +66,7 @@ def test_a_connection_that_the_server_closed_is_opened_again() -> None:
         say(handler, body=b"x")
         handler.close_connection = True  # without saying so
 
-    with serving(answer) as url, closing(open_source(Location(url), None, QUICK)) as source:
+    with answering(answer) as url, closing(open_source(Location(url), None, QUICK)) as source:
         assert [b"".join(source.parts("a", 10)) for _ in range(3)] == [b"x"] * 3
 
 
@@ -140,7 +118,7 @@ def test_a_web_server_that_misbehaves(answer: Callable[[Handler], None], kind: t
         answer(handler)
         handler.close_connection = True
 
-    with serving(cutting) as url, pytest.raises(kind, match=words) as caught:
+    with answering(cutting) as url, pytest.raises(kind, match=words) as caught:
         fetched(url)
     assert "secret words" not in str(caught.value)
 
@@ -165,7 +143,7 @@ def drip(handler: Handler, *, head: bool, seconds: float = 5.0) -> None:
 @pytest.mark.parametrize("head", [True, False], ids=["head", "body"])
 def test_slow_retrieval(head: bool) -> None:
     begun = time.monotonic()
-    with serving(lambda handler: drip(handler, head=head)) as url, pytest.raises(Unavailable, match="slow retrieval"):
+    with answering(lambda handler: drip(handler, head=head)) as url, pytest.raises(Unavailable, match="slow retrieval"):
         fetched(url)
     assert time.monotonic() - begun < 2
 
@@ -191,7 +169,7 @@ def test_endless_data_without_a_length() -> None:
         except OSError:
             pass
 
-    with serving(answer) as url, pytest.raises(Invalid, match="endless data"):
+    with answering(answer) as url, pytest.raises(Invalid, match="endless data"):
         fetched(url)
 
 
@@ -401,7 +379,7 @@ def test_an_s3_that_is_overloaded() -> None:
     def answer(handler: Handler) -> None:
         say(handler, 503, b"<Error><Code>SlowDown</Code><Message>secret words</Message></Error>")
 
-    with serving(answer) as url, pytest.raises(Unavailable, match="S3 answered 503 SlowDown") as caught:
+    with answering(answer) as url, pytest.raises(Unavailable, match="S3 answered 503 SlowDown") as caught:
         got(Location("s3://bucket/x", url), held(READER))
     assert "secret words" not in str(caught.value)
 
