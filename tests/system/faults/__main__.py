@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--show", action="store_true", help="print every fault with its time")
     options = parser.parse_args(arguments)
+    # Who ends this ends what it started, too: the blocks below are left as by Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     seed = options.seed if options.seed is not None else secrets.randbelow(1 << 31)
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
