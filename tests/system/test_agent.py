@@ -242,6 +242,12 @@ async def test_banned_node_does_not_come_back(cluster: FakeCluster, tmp_path: Pa
             await workload.x509()
         workload.close()
         assert refused.value.status is Status.PERMISSION_DENIED
+
+        async def sealed() -> bool:
+            cache = (await admin(process.admin, "/status"))[1]["cache"]
+            return bool(cache["written_at"]) and not cache["behind"]
+
+        await eventually(sealed, 20)
         _, log = await process.kill()
         assert "banned" in log and "trustfed node token" in log
         # The ban is sealed: a restart with the cluster away serves nothing either.

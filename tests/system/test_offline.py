@@ -93,6 +93,7 @@ async def test_own_svid_ended_in_the_partition_heals_and_callers_are_served_mean
     async with a_process(tmp_path) as process:
         await process.start(token=cluster.token())
         await process.ready()
+        await first_svid(process.socket)
         ports = (cluster.grpc_port, cluster.door_port)
         await cluster.stop()
         await process.kill(signal.SIGTERM)
@@ -159,6 +160,7 @@ async def test_beyond_the_window_the_agent_says_what_a_person_must_do(cluster: F
     async with a_process(tmp_path) as process:
         await process.start(token=cluster.token())
         await process.ready()
+        await first_svid(process.socket)
         await process.kill(signal.SIGTERM)
         await asyncio.sleep(1.1)
         cluster.faults.nonce_renew += [too_late, too_late]
