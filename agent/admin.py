@@ -33,7 +33,6 @@ from datetime import datetime
 
 from agent import addresses
 from agent.closing import Closing
-from agent.grpc.server import GrpcServer
 from agent.identity import Node
 from agent.intake import Intake
 from agent.jwt import JwtSvids
@@ -47,6 +46,7 @@ from agent.streams import Streams
 from agent.sync import Sync
 from agent.trusted_time import TrustedTime
 from trustfed.errors import Invalid
+from trustfed.h2grpc.server import GrpcServer
 from trustfed.reading.fallback import StoreFallback
 from trustfed.runtime.metrics import CONTENT_TYPE, Registry
 from trustfed.runtime.timestamps import from_ms

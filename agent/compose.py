@@ -18,8 +18,6 @@ from agent.cache.open import open_cache
 from agent.closing import Closing
 from agent.config import AgentConfig
 from agent.gauges import measure
-from agent.grpc.limits import Limits
-from agent.grpc.server import GrpcServer
 from agent.identification import Identification
 from agent.identity import IdentityFile, Node, NodeIdentity
 from agent.intake import Intake
@@ -39,6 +37,8 @@ from agent.trusted_time import TrustedTime
 from agent.workload_api import WorkloadApi
 from trustfed.errors import Unavailable
 from trustfed.federation.token import EnrolmentToken
+from trustfed.h2grpc.limits import Limits
+from trustfed.h2grpc.server import GrpcServer
 from trustfed.proto import node_pb2 as pb
 from trustfed.reading.fallback import StoreFallback
 from trustfed.runtime import logs, unix_http

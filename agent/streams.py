@@ -6,11 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from agent.grpc.service import Feed
 from agent.identification import Identification
 from agent.peer import Caller
 from agent.store import Store
 from trustfed.errors import Denied, TrustfedError, Unavailable
+from trustfed.h2grpc.service import Feed
 from trustfed.runtime.clock import Clock
 
 PATIENCE_SECONDS = 5.0

@@ -15,7 +15,6 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError
 
 from agent.answers import JWT_BUNDLES, X509_BUNDLES, X509_SVIDS
-from agent.grpc.service import Call, Feed, Routes, Unary, Watch
 from agent.identification import Identification
 from agent.jwt import Audience, JwtSvids, Token, audience_of
 from agent.peer import Caller
@@ -23,6 +22,7 @@ from agent.store import Store
 from agent.streams import PATIENCE_SECONDS, Streams, no_identity, not_yet
 from agent.trusted_time import TrustedTime
 from trustfed.errors import Denied, Invalid, TrustfedError
+from trustfed.h2grpc.service import Call, Feed, Routes, Unary, Watch
 from trustfed.proto import workload_pb2 as pb
 from trustfed.spiffe import jwtsvid
 from trustfed.spiffe.bundle import BundleMap
@@ -39,7 +39,7 @@ _CLOCKS_DIFFER = timedelta(minutes=1)
 
 
 class WorkloadApi:
-    """`routes()` for agent.grpc; its `accept` must give Callers."""
+    """`routes()` for trustfed.h2grpc; its `accept` must give Callers."""
 
     def __init__(
         self, store: Store, identification: Identification, streams: Streams, jwt: JwtSvids, clock: TrustedTime

@@ -24,10 +24,10 @@ import hpack
 import pytest
 from hyperframe.frame import DataFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 
-from agent.grpc.limits import Limits
-from agent.grpc.server import GrpcServer
-from agent.grpc.service import Call, Feed, Unary, Watch
-from tests.unit.agent_grpc.client import RawClient, framed, headers
+from tests.unit.h2grpc.client import RawClient, framed, headers
+from trustfed.h2grpc.limits import Limits
+from trustfed.h2grpc.server import GrpcServer
+from trustfed.h2grpc.service import Call, Feed, Unary, Watch
 
 ROOT = Path(__file__).resolve().parents[2]
 SELF = (sys.executable, "-m", "tests.system.test_flood")

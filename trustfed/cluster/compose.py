@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
 import grpc
 
-from ca.keys.open import close_keys, open_keys
-from ca.keys.port import KeyStore
 from ca.lifecycle import Level
 from trustfed.cluster import events as e
-from trustfed.cluster import fold as folding
 from trustfed.cluster import gauges
 from trustfed.cluster.addresses import Addresses
 from trustfed.cluster.admin import admin_app
@@ -23,7 +19,6 @@ from trustfed.cluster.admin_parts import AdminParts
 from trustfed.cluster.admission import NodeAdmission
 from trustfed.cluster.apart import Apart
 from trustfed.cluster.attestation.open import open_attestors
-from trustfed.cluster.authorities import Authorities
 from trustfed.cluster.config import ClusterConfig
 from trustfed.cluster.doors import bundle_app, spiffe_app
 from trustfed.cluster.enrolment import enrol
@@ -31,14 +26,15 @@ from trustfed.cluster.foreign import compose as foreign
 from trustfed.cluster.grants import held_envelope
 from trustfed.cluster.hub_news import HubNews
 from trustfed.cluster.identity import OwnIdentity
-from trustfed.cluster.issuance import Issuance
+from trustfed.cluster.mesh.compose import MAX_BODY as MAX_MESH_BODY
+from trustfed.cluster.mesh.compose import MeshParts
+from trustfed.cluster.parts import Parts, close_parts, open_parts
 from trustfed.cluster.presence import Presence
 from trustfed.cluster.publication import OwnRole
 from trustfed.cluster.reported import Reported
 from trustfed.cluster.resign import HubCertifier
 from trustfed.cluster.rpc import NodeRpc
 from trustfed.cluster.sessions import Sessions
-from trustfed.cluster.state import ClusterState
 from trustfed.cluster.store_fallback import store_fallback
 from trustfed.cluster.uplink import Uplink
 from trustfed.cluster.watching import Watching
@@ -46,15 +42,10 @@ from trustfed.errors import Conflict, Unavailable
 from trustfed.federation.envelope import Envelope
 from trustfed.federation.token import EnrolmentToken
 from trustfed.journal.events import TypedEvent
-from trustfed.journal.fold import Fold
 from trustfed.journal.ports import MAX_READ
-from trustfed.journal.sqlite import Store, open_store
-from trustfed.journal.table import decode_state, encode_state
 from trustfed.runtime import logs, web
-from trustfed.runtime.clock import Clock, SystemClock
 from trustfed.runtime.grpc_server import OPTIONS, ServerIdentity
 from trustfed.runtime.health import open_health
-from trustfed.runtime.metrics import Registry
 from trustfed.runtime.nonces import Nonces
 from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix, parse_address
 from trustfed.runtime.tls import ReloadingContext
@@ -70,23 +61,9 @@ class Closable(Protocol):
     async def close(self) -> None: ...
 
 
-@dataclass
-class Parts:
-    """What init and serve both need."""
-
-    config: ClusterConfig
-    store: Store
-    keys: KeyStore
-    fold: Fold[ClusterState]
-    issuance: Issuance
-    authorities: Authorities
-    registry: Registry
-    clock: Clock
-
-
 async def init(config: ClusterConfig, token_text: str | None) -> dict[str, object]:
     """Enrol by a token. Once enrolled a token is ignored; interrupted at any moment, the same command goes on."""
-    parts = await _open(config)
+    parts = await open_parts(config)
     try:
         if parts.fold.state.hub is None:
             if token_text is None:
@@ -99,52 +76,18 @@ async def init(config: ClusterConfig, token_text: str | None) -> dict[str, objec
         state = parts.fold.state
         return {"trust_domain": state.trust_domain, "enrolled": True, "new": new}
     finally:
-        await _close(parts)
+        await close_parts(parts)
 
 
 async def serve(config: ClusterConfig, stop: asyncio.Event) -> None:
     """Run until `stop`. Everything a cluster does without the hub works from the first moment."""
-    parts = await _open(config)
+    parts = await open_parts(config)
     try:
         if parts.fold.state.hub is None:
             raise Unavailable(f"{config.data_dir} is not enrolled", hint="trustfed cluster init --config F @TOKENFILE")
         await _Running(parts).run(stop)
     finally:
-        await _close(parts)
-
-
-async def _open(config: ClusterConfig) -> Parts:
-    logs.configure(config.log.level)
-    clock, registry = SystemClock(), Registry()
-    store = await asyncio.to_thread(open_store, config.store_directory)
-    keys: KeyStore | None = None
-    try:
-        keys = open_keys(config.keys.within(config.data_dir))
-        fold = Fold(
-            store.journal,
-            store.snapshots,
-            ClusterState(),
-            folding.apply,
-            e.CODEC,
-            encode_state,
-            lambda data: decode_state(data, ClusterState),
-            folding.SCHEMA,
-        )
-        await fold.start()
-    except BaseException:
-        await store.close()
-        if keys is not None:
-            await close_keys(keys)
-        raise
-    issuance = Issuance(fold, store.ledger, keys, config.policy, clock, os.urandom, registry)
-    authorities = Authorities(fold, keys, config.policy, clock, os.urandom, issuance.last_leaf)
-    return Parts(config, store, keys, fold, issuance, authorities, registry, clock)
-
-
-async def _close(parts: Parts) -> None:
-    await parts.fold.close()
-    await parts.store.close()
-    await close_keys(parts.keys)
+        await close_parts(parts)
 
 
 class _Running:
@@ -210,6 +153,7 @@ class _Running:
             parts.registry,
         )
         self._own: tuple[bytes, Envelope] | None = None
+        self._mesh = MeshParts(parts, self._uplink, news, self._own_envelope)
         self._doors_open = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -239,12 +183,14 @@ class _Running:
             self._uplink.calls.tell_decisions(),
             *self._foreign.jobs(),
             *self._apart.jobs(),
+            *self._mesh.jobs(),
             self._role.run(),
             *self._store_jobs(),
         ]
         try:
             await together(jobs, stop)
         finally:
+            await self._mesh.close()
             await server.stop(1)
             for door in doors:
                 await door.close()
@@ -253,6 +199,7 @@ class _Running:
     def _on_event(self, event: TypedEvent) -> None:
         self._apart.on_event(event)
         self._role.on_event(event)
+        self._mesh.on_event(event)
 
     def _store_jobs(self) -> list[Coroutine[Any, Any, None]]:
         """Reading peers' envelopes from the store, if one is configured."""
@@ -304,7 +251,7 @@ class _Running:
             told,
             config.policy.reserve_ttl_max,
         )
-        server.add_generic_rpc_handlers((rpc.handlers(),))
+        server.add_generic_rpc_handlers((rpc.handlers(), *self._mesh.handlers()))
         addresses = {"grpc": told.grpc[0], "bundle_spiffe": told.https[0]}
         await server.start()
         attestors = open_attestors(config.attestation, TrustDomain.parse(self._fold.state.trust_domain), self._clock)
@@ -338,7 +285,8 @@ class _Running:
             )
         admin = self._admin_parts(addresses)
         gauges.show(admin)
-        application, larger = self._foreign.admin(admin_app(admin), admin), {"/foreign/": foreign.MAX_BODY}
+        application = self._mesh.admin(self._foreign.admin(admin_app(admin), admin), admin)
+        larger = {"/foreign/": foreign.MAX_BODY, "/mesh/": MAX_MESH_BODY}
         doors.append(await web.serve(application, listen_unix(config.admin_path), larger=larger))
         if config.health:
             listener = listen_tcp(config.health)

@@ -11,6 +11,7 @@ from ca.profiles import JWT_MAX_LIFETIME, NODE_SVID, SYSTEM_SVID, TWIN, X509_SVI
 from trustfed.cluster.attestation.config import AttestationConfig
 from trustfed.cluster.foreign.config import ForeignConfig
 from trustfed.cluster.grants import LEAST_LIMIT, LONGEST_LIMIT
+from trustfed.cluster.mesh.config import MeshConfig
 from trustfed.errors import Invalid
 from trustfed.reading.config import StoreConfig
 from trustfed.runtime.config import SecretFile
@@ -137,6 +138,7 @@ class ClusterConfig:
     foreign: ForeignConfig = field(default_factory=ForeignConfig)
     attestation: AttestationConfig = field(default_factory=AttestationConfig)
     store: StoreConfig | None = None
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:

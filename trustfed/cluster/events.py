@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from trustfed.cluster.mesh.events import EVENTS
 from trustfed.journal.events import Codec
 
 
@@ -379,5 +380,6 @@ CODEC = Codec(
         "foreign.removed": ForeignPeerRemoved,
         "foreign.accepted": ForeignBundleAccepted,
         "foreign.refused": ForeignBundleRefused,
+        **EVENTS,
     }
 )

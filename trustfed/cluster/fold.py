@@ -11,6 +11,8 @@ from msgspec.structs import replace
 
 from ca.lifecycle import AuthorityState, Kind, Level, Status
 from trustfed.cluster import events as e
+from trustfed.cluster.mesh import events as mesh_events
+from trustfed.cluster.mesh import state as mesh
 from trustfed.cluster.state import ClusterState, Domain, ForeignPeer, Grant, Hub, Invitation, Node, Peer
 from trustfed.journal.events import TypedEvent
 
@@ -23,7 +25,12 @@ KEPT_GRANTS = 10_000
 
 def apply(state: ClusterState, event: TypedEvent) -> ClusterState:
     """The state after one event."""
-    return _APPLY[type(event)](state, event)
+    return _APPLY.get(type(event), _mesh)(state, event)
+
+
+def _mesh(s: ClusterState, ev: TypedEvent) -> ClusterState:
+    s = replace(s, mesh=mesh.apply(s.mesh, ev))
+    return _at_hub(s, ev.hub_position) if isinstance(ev, mesh_events.RouteTold | mesh_events.RouteGone) else s
 
 
 def _keyed(s: ClusterState, ev: e.Keyed) -> ClusterState:

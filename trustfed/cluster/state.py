@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from ca.lifecycle import AuthorityState, Level
 from trustfed.cluster import events as e
+from trustfed.cluster.mesh.state import Mesh
 from trustfed.federation.roots import RootSet, reopen
 from trustfed.journal.table import Table
 
@@ -127,6 +128,7 @@ class ClusterState(Struct, frozen=True):
     reserves: Table[int] = Table()  # node group → seconds that its reserve SVIDs live
     held: Level = Level(0, 0)  # the level that every live reader once had
     role: e.RoleSigned | None = None  # of the protected publication, as it was signed last
+    mesh: Mesh = Mesh()
 
     @property
     def trust_domain(self) -> str:

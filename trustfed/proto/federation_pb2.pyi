@@ -107,6 +107,7 @@ class HubHello(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     HUB_INSTANCE_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
+    MESH_DIGEST_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     software: _builtins.str
     position: _builtins.int
@@ -115,6 +116,8 @@ class HubHello(_message.Message):
     hub_instance: _builtins.str
     time_ms: _builtins.int
     """Unix milliseconds"""
+    mesh_digest: _builtins.bytes
+    """of what the hub holds of this cluster's mesh statements (trustfed.federation.mesh_digest)"""
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -127,10 +130,11 @@ class HubHello(_message.Message):
         snapshot: _builtins.bool = ...,
         hub_instance: _builtins.str = ...,
         time_ms: _builtins.int = ...,
+        mesh_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "hub_instance", b"hub_instance", "position", b"position", "protocol", b"protocol", "snapshot", b"snapshot", "software", b"software", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "hub_instance", b"hub_instance", "mesh_digest", b"mesh_digest", "position", b"position", "protocol", b"protocol", "snapshot", b"snapshot", "software", b"software", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,6 +150,7 @@ class FromCluster(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     CONFIRMATION_FIELD_NUMBER: _builtins.int
     PUBLISHED_FIELD_NUMBER: _builtins.int
+    MESH_FIELD_NUMBER: _builtins.int
     envelope: _builtins.bytes
     """a new envelope of this cluster's own domain"""
     confirmation: _builtins.bytes
@@ -160,6 +165,10 @@ class FromCluster(_message.Message):
     def published(self) -> Global___Published:
         """this domain's part of the protected publication, whenever it changes or must be signed anew"""
 
+    @_builtins.property
+    def mesh(self) -> Global___MeshReport:
+        """what this domain says of its gateways, exports and imports"""
+
     def __init__(
         self,
         *,
@@ -169,12 +178,13 @@ class FromCluster(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         confirmation: _builtins.bytes = ...,
         published: Global___Published | None = ...,
+        mesh: Global___MeshReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "confirmation", b"confirmation", "envelope", b"envelope", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "published", b"published"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "confirmation", b"confirmation", "envelope", b"envelope", "heartbeat", b"heartbeat", "hello", b"hello", "mesh", b"mesh", "message", b"message", "published", b"published"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "confirmation", b"confirmation", "envelope", b"envelope", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "published", b"published"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "confirmation", b"confirmation", "envelope", b"envelope", "heartbeat", b"heartbeat", "hello", b"hello", "mesh", b"mesh", "message", b"message", "published", b"published"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "envelope", "acknowledge", "heartbeat", "confirmation", "published"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "envelope", "acknowledge", "heartbeat", "confirmation", "published", "mesh"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -426,6 +436,224 @@ class Published(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Published: _TypeAlias = Published  # noqa: Y015
+
+@_typing.final
+class MeshReport(_message.Message):
+    """Changes since the last report; a snapshot, in as many messages as it takes, when the digests differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    snapshot: _builtins.bool
+    """part of a snapshot: what no part names is gone"""
+    last: _builtins.bool
+    """the last part of it"""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeshItem]: ...
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeshName]: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___MeshItem] | None = ...,
+        removed: _abc.Iterable[Global___MeshName] | None = ...,
+        snapshot: _builtins.bool = ...,
+        last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "last", b"last", "removed", b"removed", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeshReport: _TypeAlias = MeshReport  # noqa: Y015
+
+@_typing.final
+class MeshItem(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"gateway" | "export" | "import" """
+    name: _builtins.str
+    sequence: _builtins.int
+    statement: _builtins.bytes
+    """DSSE, signed by the domain (trustfed.federation.mesh_statement)"""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        statement: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "sequence", b"sequence", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeshItem: _TypeAlias = MeshItem  # noqa: Y015
+
+@_typing.final
+class MeshName(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    name: _builtins.str
+    sequence: _builtins.int
+    """of the removal"""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeshName: _TypeAlias = MeshName  # noqa: Y015
+
+@_typing.final
+class Routes(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPSERT_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upsert(self) -> _containers.RepeatedCompositeFieldContainer[Global___Route]: ...
+    @_builtins.property
+    def remove(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteName]: ...
+    def __init__(
+        self,
+        *,
+        upsert: _abc.Iterable[Global___Route] | None = ...,
+        remove: _abc.Iterable[Global___RouteName] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["remove", b"remove", "upsert", b"upsert"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Routes: _TypeAlias = Routes  # noqa: Y015
+
+@_typing.final
+class Route(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPORTER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    exporter: _builtins.str
+    kind: _builtins.str
+    """"gateway" | "export" """
+    name: _builtins.str
+    statement: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        exporter: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        statement: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exporter", b"exporter", "kind", b"kind", "name", b"name", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Route: _TypeAlias = Route  # noqa: Y015
+
+@_typing.final
+class RouteName(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPORTER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    exporter: _builtins.str
+    kind: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        exporter: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exporter", b"exporter", "kind", b"kind", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteName: _TypeAlias = RouteName  # noqa: Y015
+
+@_typing.final
+class MeshRefused(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeshRefusal]: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___MeshRefusal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeshRefused: _TypeAlias = MeshRefused  # noqa: Y015
+
+@_typing.final
+class MeshRefusal(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    name: _builtins.str
+    sequence: _builtins.int
+    """of what was refused"""
+    why: _builtins.str
+    """empty: it is taken now"""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "sequence", b"sequence", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeshRefusal: _TypeAlias = MeshRefusal  # noqa: Y015
 
 @_typing.final
 class ConsumerLevel(_message.Message):

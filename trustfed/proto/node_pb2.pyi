@@ -93,28 +93,140 @@ class FromAgent(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    PROXIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___AgentHello: ...
     @_builtins.property
     def acknowledge(self) -> Global___Level: ...
     @_builtins.property
     def heartbeat(self) -> Global___Heartbeat: ...
+    @_builtins.property
+    def proxies(self) -> Global___ProxyReport:
+        """what Envoys said of the secrets they were given"""
+
     def __init__(
         self,
         *,
         hello: Global___AgentHello | None = ...,
         acknowledge: Global___Level | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
+        proxies: Global___ProxyReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "proxies", b"proxies"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "proxies", b"proxies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "acknowledge", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "acknowledge", "heartbeat", "proxies"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___FromAgent: _TypeAlias = FromAgent  # noqa: Y015
+
+@_typing.final
+class ProxyReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOADED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def loaded(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecretLoaded]:
+        """at most 500 in one message"""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecretRefused]: ...
+    def __init__(
+        self,
+        *,
+        loaded: _abc.Iterable[Global___SecretLoaded] | None = ...,
+        refused: _abc.Iterable[Global___SecretRefused] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loaded", b"loaded", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProxyReport: _TypeAlias = ProxyReport  # noqa: Y015
+
+@_typing.final
+class SecretLoaded(_message.Message):
+    """An Envoy ACKed the version of a secret: it uses it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PROXY_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    entry_id: _builtins.str
+    """empty for a validation context"""
+    resource: _builtins.str
+    """the SDS resource's name"""
+    serial: _builtins.str
+    """hex, of the certificate; empty for a validation context"""
+    version: _builtins.str
+    proxy: _builtins.str
+    """the Envoy's own node id, at most 128 characters; not verified"""
+    at_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        entry_id: _builtins.str = ...,
+        resource: _builtins.str = ...,
+        serial: _builtins.str = ...,
+        version: _builtins.str = ...,
+        proxy: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "entry_id", b"entry_id", "proxy", b"proxy", "resource", b"resource", "serial", b"serial", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecretLoaded: _TypeAlias = SecretLoaded  # noqa: Y015
+
+@_typing.final
+class SecretRefused(_message.Message):
+    """An Envoy NACKed it: it keeps what it had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PROXY_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    entry_id: _builtins.str
+    resource: _builtins.str
+    serial: _builtins.str
+    version: _builtins.str
+    proxy: _builtins.str
+    at_ms: _builtins.int
+    error: _builtins.str
+    """Envoy's own words, at most 500 characters"""
+    def __init__(
+        self,
+        *,
+        entry_id: _builtins.str = ...,
+        resource: _builtins.str = ...,
+        serial: _builtins.str = ...,
+        version: _builtins.str = ...,
+        proxy: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "entry_id", b"entry_id", "error", b"error", "proxy", b"proxy", "resource", b"resource", "serial", b"serial", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecretRefused: _TypeAlias = SecretRefused  # noqa: Y015
 
 @_typing.final
 class ClusterHello(_message.Message):

@@ -25,10 +25,10 @@ from hyperframe.frame import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.grpc.limits import Ledger, Limits, Patience, Readable
-from agent.grpc.server import GrpcServer
-from tests.unit.agent_grpc.client import Echo, RawClient, descriptors, framed, headers, serving
+from tests.unit.h2grpc.client import Echo, RawClient, descriptors, framed, headers, serving
 from trustfed.errors import Denied
+from trustfed.h2grpc.limits import Ledger, Limits, Patience, Readable
+from trustfed.h2grpc.server import GrpcServer
 
 CALM = 11
 TIGHT = Limits(patience=50, patience_per_second=1)

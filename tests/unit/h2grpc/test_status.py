@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.grpc import status
-from agent.grpc.status import Code, Refused
 from trustfed.errors import Conflict, Denied, Invalid, NotFound, TrustfedError, Unavailable
+from trustfed.h2grpc import status
+from trustfed.h2grpc.status import Code, Refused
 from trustfed.runtime.errors import from_grpc
 
 

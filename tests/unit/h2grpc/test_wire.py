@@ -26,9 +26,9 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.grpc.limits import Limits
-from agent.grpc.wire import Http2, Opened
-from tests.unit.agent_grpc.client import headers
+from tests.unit.h2grpc.client import headers
+from trustfed.h2grpc.limits import Limits
+from trustfed.h2grpc.wire import Http2, Opened
 
 _SILENT = h2.events.PingReceived | h2.events.PingAckReceived | h2.events.SettingsAcknowledged
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

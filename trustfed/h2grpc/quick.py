@@ -3,7 +3,7 @@
 Whole, unpadded PING, WINDOW_UPDATE, RST_STREAM, DATA, HEADERS, GOAWAY and empty SETTINGS frames that are valid in the present
 state change h2's own records as h2 would, without a frame object, a set of flags and an event for each step. A frame
 with anything unusual about it, or wrong with it, is h2's to judge. Connections and streams are h2's as well, built from
-ready parts. tests/unit/agent_grpc/test_wire.py compares all of it with plain h2.
+ready parts. tests/unit/h2grpc/test_wire.py compares all of it with plain h2.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from h2.stream import H2Stream, StreamClosedBy, StreamState
 from hpack import Encoder
 from hyperframe.frame import Frame, SettingsFrame
 
-from agent.grpc.header_lists import LeanDecoder
-from agent.grpc.limits import Limits
-from agent.grpc.parts import CONFIG, ENCODER, METHODS, THEIR_SETTINGS, LeanStream, LeanWindow, own_settings
+from trustfed.h2grpc.header_lists import LeanDecoder
+from trustfed.h2grpc.limits import Limits
+from trustfed.h2grpc.parts import CONFIG, ENCODER, METHODS, THEIR_SETTINGS, LeanStream, LeanWindow, own_settings
 
 FRAME_HEADER = struct.Struct(">HBBBL")
 END_STREAM = ACK = 1

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from agent.grpc.status import Code, Refused
+from trustfed.h2grpc.status import Code, Refused
 
 TIMEOUT = re.compile(rb"[0-9]{1,8}[HMSmun]")
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}

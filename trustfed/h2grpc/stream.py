@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from h2.errors import ErrorCodes
 
-from agent.grpc import request, status
-from agent.grpc.service import Bidi, Call, Handler, ServerStream, Unary, Watch
-from agent.grpc.status import Code, Refused
-from agent.grpc.wire import Opened, prefixed
+from trustfed.h2grpc import request, status
+from trustfed.h2grpc.service import Bidi, Call, Handler, ServerStream, Unary, Watch
+from trustfed.h2grpc.status import Code, Refused
+from trustfed.h2grpc.wire import Opened, prefixed
 
 if TYPE_CHECKING:
-    from agent.grpc.session import Session
+    from trustfed.h2grpc.session import Session
 
 
 class Stream:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.grpc.connection import Accept, Connection
-from agent.grpc.deadlines import Deadlines
-from agent.grpc.limits import Ledger, Limits
-from agent.grpc.service import Routes
-from agent.grpc.socket_file import SocketFile, listen
+from trustfed.h2grpc.connection import Accept, Connection
+from trustfed.h2grpc.deadlines import Deadlines
+from trustfed.h2grpc.limits import Ledger, Limits
+from trustfed.h2grpc.service import Routes
+from trustfed.h2grpc.socket_file import SocketFile, listen
 
 _SWEEP = 1.0
 

@@ -10,7 +10,7 @@ from hpack import Decoder, HeaderTuple, HPACKError, InvalidTableIndex, NeverInde
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-from agent.grpc import request
+from trustfed.h2grpc import request
 
 _ANY_TIMEOUT = (b"grpc-timeout", b"1S")
 

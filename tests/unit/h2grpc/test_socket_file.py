@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.grpc.server import GrpcServer
-from agent.grpc.socket_file import listen
-from tests.unit.agent_grpc.client import RawClient, framed, headers, serving
+from tests.unit.h2grpc.client import RawClient, framed, headers, serving
 from trustfed.errors import Conflict, Invalid, Unavailable
+from trustfed.h2grpc.server import GrpcServer
+from trustfed.h2grpc.socket_file import listen
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o600])

@@ -10,7 +10,7 @@ from enum import IntEnum
 from trustfed.runtime import logs
 from trustfed.runtime.errors import answer
 
-LOG = logs.get("agent.grpc")
+LOG = logs.get("trustfed.h2grpc")
 MESSAGE_LIMIT = 1024
 """Bytes of `grpc-message` before encoding: the header list of most clients is bounded at 8 KiB."""
 

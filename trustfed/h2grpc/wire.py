@@ -5,7 +5,7 @@ h2 holds the state of connection and streams, and judges all that is not plain (
 - our response headers are constant blocks without a reference to the dynamic table, encoded once by `hpack`;
 - what is sent in the usual state changes that state at once, without h2's state machine;
 - h2's trace logging of each frame, which formats it even when nobody listens, is left out.
-tests/unit/agent_grpc/test_wire.py runs the same bytes through a plain H2Connection and compares.
+tests/unit/h2grpc/test_wire.py runs the same bytes through a plain H2Connection and compares.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from hyperframe.frame import (
     RstStreamFrame,
 )
 
-from agent.grpc import request, status
-from agent.grpc.header_lists import Memo
-from agent.grpc.quick import END_HEADERS, END_STREAM, FRAME_HEADER, Quick
+from trustfed.h2grpc import request, status
+from trustfed.h2grpc.header_lists import Memo
+from trustfed.h2grpc.quick import END_HEADERS, END_STREAM, FRAME_HEADER, Quick
 
 _MESSAGE_PREFIX = struct.Struct(">BL")
 

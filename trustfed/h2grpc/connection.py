@@ -10,12 +10,12 @@ from typing import cast
 
 from h2.exceptions import ProtocolError
 
-from agent.grpc import status
-from agent.grpc.deadlines import Deadlines
-from agent.grpc.limits import Ledger, Readable, User
-from agent.grpc.service import Peer, Routes
-from agent.grpc.session import Over, Session
 from trustfed.errors import TrustfedError
+from trustfed.h2grpc import status
+from trustfed.h2grpc.deadlines import Deadlines
+from trustfed.h2grpc.limits import Ledger, Readable, User
+from trustfed.h2grpc.service import Peer, Routes
+from trustfed.h2grpc.session import Over, Session
 
 _INBOX_FULL = 65_536
 """Bytes read and not worked off at which the socket is no longer read."""

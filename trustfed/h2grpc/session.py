@@ -17,12 +17,12 @@ from h2.events import (
     WindowUpdated,
 )
 
-from agent.grpc.deadlines import Deadlines
-from agent.grpc.limits import Limits, Patience
-from agent.grpc.service import Peer, Routes
-from agent.grpc.status import Code, Refused
-from agent.grpc.stream import Stream
-from agent.grpc.wire import Http2, Opened
+from trustfed.h2grpc.deadlines import Deadlines
+from trustfed.h2grpc.limits import Limits, Patience
+from trustfed.h2grpc.service import Peer, Routes
+from trustfed.h2grpc.status import Code, Refused
+from trustfed.h2grpc.stream import Stream
+from trustfed.h2grpc.wire import Http2, Opened
 
 _ACKNOWLEDGE = 16_384
 """Bytes taken from the connection's window before it is given back."""

@@ -10,8 +10,8 @@ import h2.events
 import h2.settings
 import pytest
 
-from agent.grpc.limits import Limits
-from tests.unit.agent_grpc.client import RawClient, descriptors, framed, headers, serving
+from tests.unit.h2grpc.client import RawClient, descriptors, framed, headers, serving
+from trustfed.h2grpc.limits import Limits
 
 
 async def _ask(tmp_path: Path, head: list[tuple[str, str]], body: bytes | None) -> tuple[dict[str, str], bytes]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from agent.grpc.deadlines import Deadlines
+from trustfed.h2grpc.deadlines import Deadlines
 
 
 class Clock:

@@ -12,9 +12,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from agent.grpc.limits import Limits
-from agent.grpc.server import GrpcServer
-from tests.unit.agent_grpc.client import Echo, serving
+from tests.unit.h2grpc.client import Echo, serving
+from trustfed.h2grpc.limits import Limits
+from trustfed.h2grpc.server import GrpcServer
 
 
 @asynccontextmanager

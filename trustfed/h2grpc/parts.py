@@ -13,7 +13,7 @@ from h2.windows import WindowManager
 from hpack import Encoder
 from hyperframe.frame import SettingsFrame
 
-from agent.grpc.limits import Limits
+from trustfed.h2grpc.limits import Limits
 
 CONFIG = H2Configuration(
     client_side=False, header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False

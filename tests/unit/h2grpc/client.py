@@ -15,10 +15,10 @@ import h2.connection
 import h2.events
 from hyperframe.frame import Frame, GoAwayFrame
 
-from agent.grpc.limits import Limits
-from agent.grpc.server import GrpcServer
-from agent.grpc.service import Bidi, Call, Feed, Handler, ServerStream, Unary, Watch
 from trustfed.errors import Denied
+from trustfed.h2grpc.limits import Limits
+from trustfed.h2grpc.server import GrpcServer
+from trustfed.h2grpc.service import Bidi, Call, Feed, Handler, ServerStream, Unary, Watch
 
 HEADERS = [
     (":method", "POST"),
