@@ -8,6 +8,8 @@
                    "counts": {"entries", "svids", "bundles", "jwt_svids", "connections", "streams"},
                    "bundles": {"fresh", "stale", "closed", "oldest_seconds"},    the foreign ones
                    "reserves": {"seconds", "held", "in_use"},
+                   "sds": {"streams", "loaded", "refused", "waiting", "dropped",
+                           "refusing": [{"proxy", "resource", "version", "error"}]},    what Envoys refused and lack still
                    "time": {"now", "source", "ahead_seconds", "authenticated_at", "claimed"},
                    "cache": {"enabled", "generation", "written_at", "behind", "records", "bytes", "error", "refused", "loaded"}}
     GET /entries  {"entries": [{"id", "spiffe_id", "selectors", "x509_ttl", "jwt_ttl", "dns_names", "federates_with",
@@ -41,6 +43,7 @@ from agent.matching import Entry
 from agent.own_svid import OwnSvid
 from agent.renewal import Renewal
 from agent.reserves import Reserves
+from agent.sds.door import SdsDoor
 from agent.store import HeldBundle, Store
 from agent.streams import Streams
 from agent.sync import Sync
@@ -75,6 +78,7 @@ class Admin:
     clock: TrustedTime
     socket: str
     started_at: datetime
+    sds: SdsDoor
     fallback: StoreFallback | None = None
 
     def routes(self) -> dict[tuple[str, str], Handler]:
@@ -166,6 +170,7 @@ class Admin:
                 "held": len(store.reserves),
                 "in_use": len(store.standing_in),
             },
+            "sds": self.sds.status(),
             "time": self.clock.status(),
             "cache": self.keeping.status(),
         }

@@ -24,11 +24,12 @@ from agent.intake import Intake
 from agent.jwt import JwtSvids
 from agent.keeping import Keeping
 from agent.link import Link
-from agent.memory import keep_small
 from agent.own_svid import OwnSvid, Restart
 from agent.peer import Caller
 from agent.renewal import Renewal
 from agent.reserves import Reserves
+from agent.sds.door import SdsDoor
+from agent.sds.reports import Reports
 from agent.store import Store
 from agent.store_fallback import store_fallback
 from agent.streams import Streams
@@ -44,6 +45,7 @@ from trustfed.reading.fallback import StoreFallback
 from trustfed.runtime import logs, unix_http
 from trustfed.runtime.clock import SystemClock
 from trustfed.runtime.files import DirectoryLock, private_directory
+from trustfed.runtime.memory import keep_small
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix
 from trustfed.runtime.unix_http import Door
@@ -51,6 +53,10 @@ from trustfed.runtime.waiting import together
 
 log = logs.get("agent")
 
+MAX_REQUEST = 256 * 1024
+"""Bytes of one request: an Envoy 1.40 tells of itself in 61 kB (a list of its extensions), in Istio in some more."""
+MAX_STREAMS = 256
+"""Calls under way on one connection: Envoy opens a stream for each secret, all before it has heard of any bound."""
 _CLOSE_SECONDS = 2.0
 _ENROL_WAITS = (0.2, 10.0)
 _BANS_SECONDS = 0.3
@@ -98,7 +104,8 @@ class _Running:
         self._reserves = Reserves(store, link, self._renewal.slots, time, _chance, registry)
         self._jwt = JwtSvids(store, link, limits.jwt_svids, time, registry)
         intake = Intake(store, node, limits.entries, time, registry)
-        self._sync = Sync(store, node, link, self, intake, time, _chance, registry)
+        reports = Reports(time, registry)
+        self._sync = Sync(store, node, link, self, intake, time, _chance, registry, reports)
         self._own = OwnSvid(node, link, time, _chance, self._sync.banned, anew)
         self._closing = Closing(store, time, registry)
         kept = cache or open_cache(config.cache, identity.svid.id, config.data_dir, registry, time)
@@ -110,10 +117,16 @@ class _Running:
         identification = Identification(store, attestors, lambda ids: store.use(ids, time.now()))
         streams = Streams(store, identification, time)
         api = WorkloadApi(store, identification, streams, self._jwt, time)
+        sds = SdsDoor(store, identification, config.sds, time, reports, registry)
         self._server = GrpcServer(
-            api.routes(),
+            {**api.routes(), **sds.routes()},
             accept=Caller.of,
-            limits=Limits(connections=limits.connections, connections_per_user=limits.connections_per_user),
+            limits=Limits(
+                message=MAX_REQUEST,
+                concurrent_streams=MAX_STREAMS,
+                connections=limits.connections,
+                connections_per_user=limits.connections_per_user,
+            ),
         )
         self._fallback: StoreFallback | None = None
         if config.store is not None:
@@ -146,6 +159,7 @@ class _Running:
             socket=str(config.socket),
             started_at=time.wall(),
             fallback=self._fallback,
+            sds=sds,
         )
         measure(self._admin)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from agent.cache.config import CacheConfig
+from agent.sds.config import SdsConfig
 from trustfed.errors import Invalid
 from trustfed.reading.config import StoreConfig
 from trustfed.runtime.logs import LogConfig
@@ -50,6 +51,7 @@ class AgentConfig:
     attest: AttestConfig = field(default_factory=AttestConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
+    sds: SdsConfig = field(default_factory=SdsConfig)
 
     def __post_init__(self) -> None:
         for name, path in (("socket", self.socket), ("admin_socket", self.admin_path)):

@@ -63,6 +63,18 @@ class Followers(Protocol):
         ...
 
 
+class Outbox(Protocol):
+    """What this node tells its cluster, besides what the stream itself says."""
+
+    def begin(self) -> None:
+        """A stream is up."""
+        ...
+
+    async def next(self) -> pb.FromAgent:
+        """The next message, once there is one."""
+        ...
+
+
 @dataclass
 class SyncStatus:
     """How the stream is doing, for `trustfed agent status`."""
@@ -89,9 +101,11 @@ class Sync:
         clock: TrustedTime,
         chance: Chance,
         registry: Registry,
+        outbox: Outbox | None = None,
     ) -> None:
         self._store, self._node, self._link = store, node, link
-        self._followers = followers
+        self._followers, self._outbox = followers, outbox
+        self._saying = asyncio.Lock()
         self._intake, self._clock, self._chance = intake, clock, chance
         self.status = SyncStatus(offline_since=clock.now())
         self.instance = ""
@@ -174,7 +188,8 @@ class Sync:
                 log.info("connected to the cluster", address=address, snapshot=snapshot)
                 self._followers.connected(self._hello_of_cluster)
                 await self._remember(self._hello_of_cluster)
-                await together([self._receive(opened, snapshot=snapshot), self._beat(opened)], self._link.stale)
+                jobs = [self._receive(opened, snapshot=snapshot), self._beat(opened), self._tell(opened)]
+                await together(jobs, self._link.stale)
         finally:
             self._let_go(channel)
 
@@ -252,7 +267,20 @@ class Sync:
     async def _beat(self, opened: Any) -> None:
         while True:
             await self._clock.sleep(HEARTBEAT_SECONDS)
-            await opened.send_message(pb.FromAgent(heartbeat=pb.Heartbeat(time_ms=to_ms(self._clock.now()))))
+            await self._say(opened, pb.FromAgent(heartbeat=pb.Heartbeat(time_ms=to_ms(self._clock.now()))))
+
+    async def _tell(self, opened: Any) -> None:
+        if self._outbox is None:
+            await asyncio.Event().wait()
+            return
+        self._outbox.begin()
+        while True:
+            await self._say(opened, await self._outbox.next())
+
+    async def _say(self, opened: Any, message: pb.FromAgent) -> None:
+        """One whole message after the other: a long one may wait for its window in the middle."""
+        async with self._saying:
+            await opened.send_message(message)
 
     async def _receive(self, opened: Any, *, snapshot: bool) -> None:
         seen: tuple[set[str], set[TrustDomain]] | None = (set(), set()) if snapshot else None
@@ -276,7 +304,7 @@ class Sync:
                     seen[1].add(named)
                 level = await self._intake.bundle(message.bundle)
                 if level is not None:
-                    await opened.send_message(pb.FromAgent(acknowledge=level))
+                    await self._say(opened, pb.FromAgent(acknowledge=level))
             else:
                 if seen is not None and kind == "entries":
                     seen[0].update(entry.id for entry in message.entries.upsert)

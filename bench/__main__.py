@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import apart, store
+from bench import apart, envoy, feed, mesh, sds, store
 from bench.figures import Report, Run
 from bench.load import LoadClient
 from bench.procs import BenchError, Busy, machine
@@ -33,6 +33,10 @@ GROUPS = (
     "edge",
     "publish",
     "herd",
+    "feed",
+    "mesh",
+    "sds",
+    "envoy",
 )
 EXAMPLES = """\
 examples:
@@ -112,6 +116,14 @@ def _take(options: argparse.Namespace, directory: Path, report: Report, products
         store.take(run, directory / "store", edge="edge" in only, publish="publish" in only)
     if "herd" in only:
         apart.herd(run)
+    if "feed" in only:
+        feed.take(run)
+    if "mesh" in only:
+        mesh.take(run, directory / "mesh")
+    if "sds" in only:  # after the others: it adds a hundred identities to the workload
+        sds.take(run, directory / "sds")
+    if "envoy" in only:
+        envoy.take(run, directory / "envoy")
 
 
 def _spire(directory: Path, client: LoadClient) -> Product:

@@ -14,6 +14,9 @@ TITLES = {
     "propagation": "Propagation",
     "apart": "Apart",
     "store": "Through a store",
+    "mesh": "The mesh, through the hub",
+    "sds": "Envoy's certificates",
+    "envoy": "Through four Envoys",
 }
 ONE_BY_ONE = (
     "start",

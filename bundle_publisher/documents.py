@@ -2,6 +2,7 @@
 
     bundles/NAME     the bundle document (SPIFFE Trust Domain and Bundle §4)
     bundle-map       all of them in one (§5)
+    routes/NAME.yaml the Istio resources rendered for a cluster, and their digest (bundle_publisher.manifests)
 
 A document never goes backwards: `progress` says which sequence of which domain it holds, and whether it may replace
 another. Plain readers trust the place they read from; only envelopes carry the owner's signature.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from bundle_publisher import manifests
 from bundle_publisher.targets.port import Document
 from trustfed.errors import Denied, Invalid, TrustfedError
 from trustfed.spiffe.bundle import Bundle, BundleMap
@@ -55,6 +57,8 @@ def progress(name: str, data: bytes) -> Progress:
             bundles = list(BundleMap.parse(data).bundles.values())
         elif name.startswith(_PREFIX):
             bundles = [Bundle.parse(TrustDomain(name.removeprefix(_PREFIX)), data)]
+        elif (domain := manifests.trust_domain_of(name)) is not None:
+            return {domain.name: manifests.read_version(data, domain)}
         else:
             raise Invalid(f"{name} is not a document that is published")
     except TrustfedError:

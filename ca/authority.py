@@ -25,6 +25,7 @@ from ca.publickeys import check_public_key, key_id, spki_of
 from ca.record import Randomness
 from trustfed.errors import Denied, Invalid
 from trustfed.spiffe.ids import TrustDomain
+from trustfed.spiffe.verify import EXTERNAL
 
 MAX_CSR = 4096  # bytes; a P-384 request with a long name takes 400
 
@@ -37,15 +38,15 @@ def new_authority_id(randomness: Randomness) -> str:
     return randomness(8).hex()
 
 
-def authority_subject(trust_domain: TrustDomain, authority: str) -> x509.Name:
-    """The subject of one authority, unique per authority: CN = "<trust domain> authority <id>".
+def authority_subject(trust_domain: TrustDomain, authority: str, *, external: bool = False) -> x509.Name:
+    """The subject of one authority, unique per authority: CN = "<trust domain> authority <id>"; `external` ones are marked.
 
     A common name has room for 64 characters and a trust domain for 255: a long one is cut and told apart by its hash.
     Raises Invalid for a malformed id.
     """
     if not isinstance(authority, str) or not _ID.fullmatch(authority):
         raise Invalid(f"authority id {str(authority)[:40]!r} is malformed", hint="1 to 20 of a-z, 0-9 and '-'")
-    tail = f" authority {authority}"
+    tail = f"{EXTERNAL if external else ' authority '}{authority}"
     name = trust_domain.name
     room = _MAX_COMMON_NAME - len(tail)
     if len(name) > room:

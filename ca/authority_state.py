@@ -25,6 +25,11 @@ class Kind(StrEnum):
 
     X509 = "x509"
     JWT = "jwt"
+    EXTERNAL = "external"  # X.509 too, but signed with elsewhere: the key is not ours, only the twin is in the bundle
+
+
+SIGNING = (Kind.X509, Kind.JWT)
+"""The kinds that we sign with ourselves, so that one of each must always be at hand."""
 
 
 class Level(NamedTuple):

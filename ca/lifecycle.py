@@ -15,6 +15,8 @@ The rules, numbered as in the code (each kind of authority by itself):
 6. A retired one leaves the bundle after the last SVID it signed has ended; one that was never used, when it ends.
 7. Taint: successor active → its envelope out (or the wait is over) → reissue → after that window the twin leaves.
    With `remove_first` the twin leaves at once, whatever breaks.
+8. An external authority has no successor here: who holds its key hands over (trustfed.cluster.istio_ca). It leaves by 5, 6
+   and, told so, 7; tainted without `remove_first` it stays until its leaves have ended, for nobody here can replace those.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from ca.authority_state import (
+    SIGNING,
     Activate,
     AuthorityState,
     Consumer,
@@ -40,6 +43,7 @@ from ca.authority_state import (
 )
 
 __all__ = [
+    "SIGNING",
     "Activate",
     "AuthorityState",
     "Consumer",
@@ -74,7 +78,8 @@ def due(
         for authority in own:
             if step := _departure(authority, own, consumers, policy, now):
                 steps.append(step)
-        steps.extend(_succession(kind, own, consumers, policy, now))
+        if kind in SIGNING:
+            steps.extend(_succession(kind, own, consumers, policy, now))
     return steps
 
 
@@ -221,11 +226,14 @@ def _departure(
         if authority.tainted_at is not None:
             return Remove(authority.id, "tainted before it signed anything")
         return Remove(authority.id, "it ended unused") if now >= authority.not_after else None
+    if authority.kind is Kind.EXTERNAL and authority.status is Status.ACTIVE and now >= authority.not_after:  # 8
+        return Retire(authority.id, "it has ended")
     if authority.status is not Status.RETIRING:
         return None
     if now >= _gone_at(authority, policy):  # 6
         return Remove(authority.id, "the last SVID it signed has ended")
-    return _taint(authority, own, consumers, policy, now) if authority.tainted_at is not None else None
+    believed = authority.tainted_at is None or authority.kind is Kind.EXTERNAL  # 8
+    return None if believed else _taint(authority, own, consumers, policy, now)
 
 
 def _leaves_first(authority: AuthorityState) -> bool:

@@ -1,8 +1,9 @@
-"""A trust domain's own part of the protected publication: a TUF targets role with its envelope and cluster document.
+"""A trust domain's own part of the protected publication: a TUF targets role with its envelope and cluster document, and,
+where the domain has a mesh, the manifests of it.
 
     {"signatures": [{"keyid": ..., "sig": hex of ASN.1 DER}],
      "signed": {"_type": "targets", "expires": ..., "spec_version": "1.0.31", "version": n,
-                "targets": {"clusters/NAME": {"hashes": {"sha256": ...}, "length": n}, "envelopes/NAME": {...}}}}
+                "targets": {"clusters/NAME": {"hashes": {"sha256": ...}, "length": n}, "envelopes/NAME": ..., "mesh/NAME": ...}}}
 
 Signed by the domain's publication key, so the hub that publishes it can neither forge nor mix it. The form is fixed to
 the byte: everything is ASCII without escapes, so TUF's canonical JSON is sorted JSON without blanks. No TUF library is
@@ -12,7 +13,7 @@ Opening, in this order:
  1. size, strict JSON, exactly these members
  2. one signature, under the key id of the domain's publication key
  3. that signature, by that key
- 4. the one spelling of a role of this domain, with exactly its two targets
+ 4. the one spelling of a role of this domain, with exactly its two targets, or these and its manifests
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from bundle_publisher import manifests
 from trustfed.errors import Denied, Invalid
 from trustfed.federation import cluster_document, envelope
 from trustfed.federation.envelope import PublicationKey
@@ -72,6 +74,7 @@ class Role:
     envelope: Listed
     cluster: Listed
     data: bytes
+    mesh: Listed | None = None
 
     @property
     def signed_at(self) -> datetime:
@@ -79,15 +82,16 @@ class Role:
         return self.expires - LIFE
 
     @property
-    def files(self) -> tuple[str, str]:
-        """The names that its two target files are published under (TUF §6.2, consistent snapshots)."""
+    def files(self) -> tuple[str, ...]:
+        """The names that its target files are published under (TUF §6.2, consistent snapshots): two, or three."""
         name = self.trust_domain.name
-        return f"envelopes/{self.envelope.sha256}.{name}", f"clusters/{self.cluster.sha256}.{name}"
+        found = (f"envelopes/{self.envelope.sha256}.{name}", f"clusters/{self.cluster.sha256}.{name}")
+        return found if self.mesh is None else (*found, f"mesh/{self.mesh.sha256}.{name}")
 
 
-def target_paths(trust_domain: TrustDomain) -> tuple[str, str]:
-    """The two targets of a domain's role, as TUF clients ask for them."""
-    return f"envelopes/{trust_domain.name}", f"clusters/{trust_domain.name}"
+def target_paths(trust_domain: TrustDomain) -> tuple[str, str, str]:
+    """The targets that a domain's role may list, as TUF clients ask for them."""
+    return f"envelopes/{trust_domain.name}", f"clusters/{trust_domain.name}", f"mesh/{trust_domain.name}"
 
 
 def role_file(trust_domain: str, version: int) -> str:
@@ -115,11 +119,16 @@ def key_id(key: PublicationKey) -> str:
 
 
 def payload_to_sign(
-    trust_domain: TrustDomain, version: int, signed_at: datetime, envelope_data: bytes, cluster_data: bytes
+    trust_domain: TrustDomain,
+    version: int,
+    signed_at: datetime,
+    envelope_data: bytes,
+    cluster_data: bytes,
+    mesh: Listed | None = None,
 ) -> bytes:
-    """What the publication key signs for these two target files. `version` must be above every one before it."""
+    """What the publication key signs for these target files. `version` must be above every one before it."""
     check_name(trust_domain)
-    listed = (Listed.of(envelope_data), Listed.of(cluster_data))
+    listed = (Listed.of(envelope_data), Listed.of(cluster_data), mesh)
     return strict_json.write(_signed(trust_domain, version, _expires(signed_at), *listed))
 
 
@@ -131,12 +140,13 @@ def assemble(
     cluster_data: bytes,
     der_signature: bytes,
     key: PublicationKey,
+    mesh: Listed | None = None,
 ) -> Role:
     """The role with the signature that a key store made over `payload_to_sign`; opened before it is returned.
 
     Raises Invalid or Denied.
     """
-    listed = (Listed.of(envelope_data), Listed.of(cluster_data))
+    listed = (Listed.of(envelope_data), Listed.of(cluster_data), mesh)
     document = {
         "signatures": [{"keyid": key_id(key), "sig": der_signature.hex()}],
         "signed": _signed(trust_domain, version, _expires(signed_at), *listed),
@@ -161,30 +171,39 @@ def open_role(data: bytes, trust_domain: TrustDomain, key: PublicationKey) -> Ro
     except InvalidSignature:
         raise Denied(f"{what} has a signature that the key {key.fingerprint} did not make") from None
     role = _read(signed, trust_domain, data, what)  # 4
-    if _signed(trust_domain, role.version, role.expires, role.envelope, role.cluster) != signed:
+    if _signed(trust_domain, role.version, role.expires, role.envelope, role.cluster, role.mesh) != signed:
         raise Invalid(f"{what} has another form than a role of that domain")
     return role
 
 
-def check_lists(role: Role, envelope_data: bytes, cluster_data: bytes) -> None:
-    """Raise Denied unless the role lists exactly these two files."""
+def check_lists(role: Role, envelope_data: bytes, cluster_data: bytes, mesh_data: bytes | Listed | None = None) -> None:
+    """Raise Denied unless the role lists exactly these files; `Listed` stands for one that was hashed before."""
     for name, listed, data in (
         ("envelope", role.envelope, envelope_data),
         ("cluster document", role.cluster, cluster_data),
+        ("file of manifests", role.mesh, mesh_data),
     ):
-        if Listed.of(data) != listed:
+        if (Listed.of(data) if isinstance(data, bytes) else data) != listed:
             raise Denied(f"the role of {role.trust_domain} lists another {name} than the one that came with it")
 
 
 def _signed(
-    trust_domain: TrustDomain, version: int, expires: datetime, listed_envelope: Listed, listed_cluster: Listed
+    trust_domain: TrustDomain,
+    version: int,
+    expires: datetime,
+    listed_envelope: Listed,
+    listed_cluster: Listed,
+    listed_mesh: Listed | None,
 ) -> dict[str, object]:
-    envelopes, clusters = target_paths(trust_domain)
+    envelopes, clusters, mesh = target_paths(trust_domain)
+    targets = {clusters: _file(listed_cluster), envelopes: _file(listed_envelope)}
+    if listed_mesh is not None:
+        targets[mesh] = _file(listed_mesh)
     return {
         "_type": "targets",
         "expires": expires.strftime(_TIME),
         "spec_version": SPEC_VERSION,
-        "targets": {clusters: _file(listed_cluster), envelopes: _file(listed_envelope)},
+        "targets": targets,
         "version": version,
     }
 
@@ -226,9 +245,9 @@ def _read(signed: dict[str, object], trust_domain: TrustDomain, data: bytes, wha
         raise Invalid(f"the expiry of {what} is not a time in UTC") from None
     if expires.year < 2000:
         raise Invalid(f"the expiry of {what} is not of this century")
-    envelopes, clusters = target_paths(trust_domain)
-    if not isinstance(targets, dict) or set(targets) != {envelopes, clusters}:
-        raise Invalid(f"{what} must list exactly {envelopes} and {clusters}")
+    envelopes, clusters, mesh = target_paths(trust_domain)
+    if not isinstance(targets, dict) or set(targets) - {mesh} != {envelopes, clusters}:
+        raise Invalid(f"{what} must list exactly {envelopes} and {clusters}, or these and {mesh}")
     return Role(
         trust_domain,
         version,
@@ -236,6 +255,7 @@ def _read(signed: dict[str, object], trust_domain: TrustDomain, data: bytes, wha
         _listed(targets[envelopes], envelope.MAX_BYTES, what),
         _listed(targets[clusters], cluster_document.MAX_BYTES, what),
         data,
+        _listed(targets[mesh], manifests.MAX_BYTES, what) if mesh in targets else None,
     )
 
 

@@ -8,7 +8,7 @@ name never leaves the snapshot (TUF §5.5), and a role that a target holds in a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -49,20 +49,30 @@ OCTETS = "application/octet-stream"
 
 @dataclass(frozen=True)
 class Part:
-    """What one trust domain publishes: its role and the two files that the role lists."""
+    """What one trust domain publishes: its role and the files that the role lists.
+
+    `mesh` reads the manifests when they are written somewhere: they are large, and lie on the disk. It gives None when
+    they are not there any more; then a target that has the role has them, or gets them when their cluster comes back.
+    """
 
     key: PublicationKey
     role: Role
     envelope: bytes
     cluster_document: bytes
+    mesh: Callable[[], bytes | None] = field(default=lambda: None, compare=False)
 
     def documents(self) -> list[Document]:
-        """The two target files."""
+        """The two small target files."""
         names = self.role.files
         return [
             Document(names[0], self.envelope, cache_control=FOR_EVER),
             Document(names[1], self.cluster_document, cache_control=FOR_EVER),
         ]
+
+    def manifests(self) -> Document | None:
+        """The large one, read now; None when the role lists none or it is not there."""
+        data = self.mesh() if self.role.mesh is not None else None
+        return None if data is None else Document(self.role.files[2], data, "application/yaml", FOR_EVER)
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,7 @@ class Edition:
     parts: Mapping[str, Part]
 
     def files(self) -> list[list[Document]]:
-        """All but the timestamp, in the order in which they must be there: each list rests on those before it."""
+        """All but the large ones and the timestamp, in the order in which they must be there: each list rests on those before."""
         return [
             [document for part in self.parts.values() for document in part.documents()],
             [_json(role_file(name, part.role.version), part.role.data) for name, part in self.parts.items()],
@@ -132,6 +142,10 @@ class Edition:
             # Right before the timestamp: with a new online key readers need both, and fail closed in between.
             *([_json(f"tuf/{number}.root.json", data)] for number, data in enumerate(self.roots, start=1)),
         ]
+
+    def large(self) -> dict[str, Callable[[], Document | None]]:
+        """The files of manifests by name, each read when it is written: together they do not fit into memory."""
+        return {part.role.files[2]: part.manifests for part in self.parts.values() if part.role.mesh is not None}
 
     def timestamp(self) -> Document:
         """The file that makes this edition the published one."""

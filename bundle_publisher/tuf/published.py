@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tuf.api.metadata import (  # type: ignore[attr-defined]  # it does not say what it exports
     Metadata,
@@ -75,18 +75,21 @@ async def check_no_later_root(target: Target, documents: Sequence[bytes]) -> Non
 
 
 async def part(target: Target, domain: str, listed: MetaFile, key: PublicationKey) -> Part | None:
-    """A domain's part as it is published, if it is whole and its own key signed it; None otherwise."""
+    """A domain's part as it is published, if it is whole and its own key signed it; None otherwise.
+
+    Its manifests stay where they are: they are large, and a bundle does not wait for them.
+    """
     trust_domain = TrustDomain(domain)
     held = await target.read(role_file(domain, listed.version))
     if held is None:
         return None
     try:
         role = open_role(held.data, trust_domain, key)
-        files = [await target.read(name) for name in role.files]
-        if role.version != listed.version or files[0] is None or files[1] is None:
+        files = [held.data for name in role.files[:2] if (held := await target.read(name)) is not None]
+        if role.version != listed.version or len(files) != 2:
             return None
-        found = Part(key, role, files[0].data, files[1].data)
-        check_lists(role, found.envelope, found.cluster_document)
+        found = Part(key, role, files[0], files[1])
+        check_lists(replace(role, mesh=None), found.envelope, found.cluster_document)
         open_envelope(found.envelope, trust_domain, key)
     except (Invalid, Denied):
         return None

@@ -6,6 +6,7 @@
  4. write the files that are missing, those first on which others rest; no file is ever changed, only a damaged one mended
  5. write the timestamp over exactly the one that was read in 1; somebody else was quicker: from 1 again
  6. remove what has not been needed for a while
+ 7. write the manifests that are missing: they are large, and no bundle waits for them
 
 Until 5 readers see the edition before, from 5 on the new one, and a round that ends anywhere is simply begun again. Two
 publishers that work at once take each other's newer parts over, so neither goes backwards.
@@ -14,7 +15,7 @@ publishers that work at once take each other's newer parts over, so neither goes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -144,7 +145,8 @@ class Repository:
             seen.there.clear()
             seen.looked = now
         files = await asyncio.to_thread(edition.files)
-        names = {document.name for phase in files for document in phase}
+        large = edition.large()
+        names = {document.name for phase in files for document in phase} | set(large)
         if not same:
             await self._note(target, seen, held.top, names)  # 3
         for phase in files:
@@ -162,7 +164,9 @@ class Repository:
             )
         seen.there &= names
         seen.shown, seen.roots = names, len(wanted.roots)
-        return await self._sweep(target, names, edition)  # 6
+        swept = await self._sweep(target, names, edition)  # 6
+        await self._write_large(target, seen, wanted, large)  # 7
+        return swept
 
     def _open(self, documents: tuple[bytes, ...]) -> list[Root]:
         if self._chain[0] != documents:
@@ -265,6 +269,25 @@ class Repository:
                     tasks.create_task(one(document))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
+
+    async def _write_large(
+        self, target: Target, seen: _Seen, wanted: Wanted, large: Mapping[str, Callable[[], Document | None]]
+    ) -> None:
+        """Let the files of manifests be there too. No bundle waits for one: with news this ends, and the next round goes on;
+        one that cannot be written keeps no other away, and is what is raised in the end.
+        """
+        failed: Exception | None = None
+        for name in sorted(set(large) - seen.there):
+            if self._wanted() != wanted:
+                return
+            try:
+                document = await asyncio.to_thread(large[name])
+                if document is not None:
+                    await self._write(target, seen, [document], likely=False)
+            except Exception as error:  # whatever it is: a bundle may be waiting behind it
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     async def _note(self, target: Target, seen: _Seen, held: Top | None, names: set[str]) -> None:
         """Write down, before anything else, what this edition brings and what it needs no more."""

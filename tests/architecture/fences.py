@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 _FENCE = re.compile(r"^```(?P<language>\w*) ?(?P<about>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"`(?P<name>[\w.-]+\.toml)`:\s*\Z")
+_FILE = re.compile(r"`(?P<name>[\w.-]+\.(?:toml|yaml))`:\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Block:
     body: str
     file: str
     line: int
+    page: Path = Path()
 
 
 @dataclass
@@ -28,14 +30,15 @@ class Command:
     text: str
     line: int
     shown: list[str] = field(default_factory=list)
+    page: Path = Path()
 
 
-def blocks(document: str) -> Iterator[Block]:
-    """Every fenced block, in order."""
+def blocks(document: str, page: Path = Path()) -> Iterator[Block]:
+    """Every fenced block, in order; `page` is where the document stands."""
     for match in _FENCE.finditer(document):
         named = _FILE.search(document[: match.start()])
         line = document.count("\n", 0, match.start()) + 1
-        yield Block(match["language"], match["about"], match["body"], named["name"] if named else "", line)
+        yield Block(match["language"], match["about"], match["body"], named["name"] if named else "", line, page)
 
 
 def commands(block: Block) -> list[Command]:
@@ -43,7 +46,7 @@ def commands(block: Block) -> list[Command]:
     found: list[Command] = []
     for number, line in enumerate(block.body.splitlines(), block.line + 1):
         if line.startswith("$ "):
-            found.append(Command(line[2:], number))
+            found.append(Command(line[2:], number, page=block.page))
         elif line.startswith("> ") and found:
             found[-1].text += "\n" + line[2:]
         elif line.strip():

@@ -18,14 +18,20 @@ from typing import Any, Literal
 from agent.config import AgentConfig
 from tests.architecture.tree import ROOT, parsed, sources
 from trustfed.cluster.config import ClusterConfig
+from trustfed.feed.config import FeedConfig
 from trustfed.hub.config import HubConfig
 from trustfed.runtime.config import SecretFile
 from trustfed.runtime.metrics import PREFIX
 
 CONFIGURATION = ROOT / "docs" / "reference" / "configuration.md"
 METRICS = ROOT / "docs" / "reference" / "metrics.md"
-PROCESSES: dict[str, type[Any]] = {"hub": HubConfig, "cluster": ClusterConfig, "agent": AgentConfig}
-FOLDERS = {"hub": "trustfed/hub", "cluster": "trustfed/cluster", "agent": "agent"}
+PROCESSES: dict[str, type[Any]] = {
+    "hub": HubConfig,
+    "cluster": ClusterConfig,
+    "agent": AgentConfig,
+    "feed": FeedConfig,
+}
+FOLDERS = {"hub": "trustfed/hub", "cluster": "trustfed/cluster", "agent": "agent", "feed": "trustfed/feed"}
 _HEAD = "| key | type | default | meaning |\n|---|---|---|---|\n"
 _NAMES = {
     str: "string",
@@ -84,7 +90,7 @@ def routes(*folders: str) -> set[str]:
         for node in ast.walk(parsed(path)):
             match node:
                 case ast.Call(ast.Attribute(attr=verb), [ast.Constant(str(route)), *_]) if (
-                    verb in _VERBS and route.startswith("/") and _on_an_application(node)
+                    verb in _VERBS and (prefix + route).startswith("/") and _on_an_application(node)
                 ):
                     found.add(f"{verb.upper()} {prefix}{route}")
                 case ast.Tuple([ast.Constant(str(verb)), ast.Constant(str(route))]) if verb.lower() in _VERBS:
@@ -100,10 +106,10 @@ def metrics(*folders: str) -> dict[str, tuple[str, str, str]]:
             continue
         for node in ast.walk(parsed(path)):
             match node:
-                case ast.Call(ast.Attribute(ast.Name("registry"), kind), [ast.Constant(str(name)), said, *_]) if (
+                case ast.Call(ast.Attribute(ast.Name("registry"), kind), [ast.Constant(str(name)), said, *third]) if (
                     kind in _KINDS
                 ):
-                    given = next((word.value for word in node.keywords if word.arg == "labels"), None)
+                    given = next((word.value for word in node.keywords if word.arg == "labels"), *third or [None])
                     labels = ", ".join(ast.literal_eval(given)) if given else ""
                     found[PREFIX + name] = (kind, labels, ast.literal_eval(said))
                 # One of each kind: for kind in (Standing.STALE, ...): registry.gauge(f"name_{kind}", f"... {kind}")
@@ -186,6 +192,8 @@ def _default(field: dataclasses.Field[Any], needed: str) -> str:
 
 
 def _duration(value: timedelta) -> str:
+    if value % timedelta(seconds=1):
+        return f"{value // timedelta(milliseconds=1)}ms"
     seconds = int(value.total_seconds())
     unit, size = next((unit, size) for unit, size in _UNITS if seconds % size == 0)
     return f"{seconds // size}{unit}"

@@ -33,6 +33,8 @@ from trustfed.runtime.config import build
 from trustfed.runtime.errors import answer
 
 OPERATIONS = Path("docs/operations.md")
+MESH = Path("docs/mesh.md")
+PAGES = (OPERATIONS, *({MESH} & set(documents())))
 _PORTS = re.compile(r"(?<=127\.0\.0\.1:)\d{4}\b|(?<=s/)\d{4}(?=/\d{4}/)|(?<=\d/)\d{4}(?=/)")
 _REDIRECTION = re.compile(r"\s*(?:\d?>>?|<)\s*(?:&\d|[^\s;&|)]+)")
 FORBIDDEN = {
@@ -41,7 +43,7 @@ FORBIDDEN = {
     "how it was made": r"(?<!TLS )(?<!role )(?<!\{)\bsessions?\b|\bAI\b|helper agent|language model|\bLLM\b",
     "what is not done": r"\b(?:TODO|FIXME|XXX|TBD)\b|production you would|left as an exercise|coming soon",
 }
-_PUBLISHED = r"PUBLIC/(?:bundles|tuf|envelopes|clusters)/"
+_PUBLISHED = r"PUBLIC/(?:bundles|tuf|envelopes|clusters|mesh|routes)/"
 COMMAND_SECONDS = 30
 
 
@@ -134,32 +136,46 @@ def test_make_targets_of_the_documents_exist() -> None:
         assert f"make {target}" in text(Path("README.md"))
 
 
-@pytest.mark.timeout(240)
-def test_the_commands_of_the_operations_page_run(tmp_path: Path) -> None:
-    """All of them, in order, in one shell and one empty folder, and each prints what the page shows."""
-    page, ca = text(OPERATIONS), WebCa()
+def _run_together(pages: dict[Path, str]) -> Iterator[Block]:
+    """The blocks of the operations page; before its last one, which stops everything, those of the page that goes on with it."""
+    *first, last = blocks(pages[OPERATIONS], OPERATIONS)
+    yield from first
+    for path in pages.keys() - {OPERATIONS}:
+        # Gateways of the page's example are on this machine's loopback: nothing of a test leaves it.
+        yield from blocks(re.sub(r"203\.0\.113\.(\d+)", r"127.0.113.\1", pages[path]), path)
+    yield last
+
+
+@pytest.mark.timeout(300)
+def test_the_commands_of_the_pages_run(tmp_path: Path) -> None:
+    """Of operations and of the mesh page, in order, in one shell and one empty folder, and each prints what its page shows."""
+    pages, ca = {path: text(path) for path in PAGES}, WebCa()
     # The one other organisation of the page, on this machine's loopback, which a cluster asks by exception only.
     with ForeignPeer(Domain("partner.example"), ca.server()) as peer:
-        page = page.replace("https://trust.partner.example/bundle", peer.url)
-        with _Transcript(list(blocks(page))) as transcript:
-            transcript.more["west.toml"] = '\n[foreign]\nallow_addresses = ["127.0.0.0/8"]\n'
+        pages[OPERATIONS] = pages[OPERATIONS].replace("https://trust.partner.example/bundle", peer.url)
+        with _Transcript(list(_run_together(pages))) as transcript:
+            loopback = 'allow_{} = ["127.0.0.0/8"]\n'
+            transcript.more["hub.toml"] = f"\n[mesh]\n{loopback.format('networks')}"
+            transcript.more["west.toml"] = (
+                f"\n[foreign]\n{loopback.format('addresses')}\n[mesh]\n{loopback.format('networks')}"
+            )
             (transcript.folder / "partner-ca.pem").write_text(ssl.DER_cert_to_PEM_cert(ca.der))
             transcript.run()
             _files_are_listed(transcript.folder)
 
 
-def test_the_parts_of_configurations_that_the_operations_page_shows_are_understood(tmp_path: Path) -> None:
+def test_the_parts_of_configurations_that_the_pages_show_are_understood(tmp_path: Path) -> None:
     """```toml hub``` and its like: what a process's file may hold, beside what it must."""
     needed = {"data_dir": "x", "trust_domain": "x", "socket": "x"}
     doors = {"grpc": {"listen": "127.0.0.1:1"}, "bundle_spiffe": {"listen": "127.0.0.1:2"}}
-    found = [block for block in blocks(text(OPERATIONS)) if block.language == "toml" and not block.file]
+    found = [one for path in PAGES for one in blocks(text(path), path) if one.language == "toml" and not one.file]
     assert found
     for block in found:
         cls = PROCESSES[block.about]
         names = {field.name for field in dataclasses.fields(cls)}
         base = {key: value for key, value in {**needed, **doors}.items() if key in names}
         body = re.sub(r'"/run/secrets/([\w-]+)"', lambda match: f'"{_secret(tmp_path, match[1])}"', block.body)
-        build(base | tomllib.loads(body), cls, folder=tmp_path, source=f"{OPERATIONS}:{block.line}")
+        build(base | tomllib.loads(body), cls, folder=tmp_path, source=f"{block.page}:{block.line}")
 
 
 def test_the_transcript_can_fail() -> None:
@@ -261,11 +277,11 @@ class _Transcript:
         last = max(results, default=0)
         if last < len(every):
             raise AssertionError(
-                f"{OPERATIONS}:{every[last].line}: $ {every[last].text}\n{results.get(last, output)}\n{self._logs()}"
+                f"{every[last].page}:{every[last].line}: $ {every[last].text}\n{results.get(last, output)}\n{self._logs()}"
             )
         for number, command in enumerate(every):
             missing = unmatched(command.shown, results[number])
-            assert not missing, f"{OPERATIONS}:{command.line}: $ {command.text}\n{results[number]}lacks {missing}"
+            assert not missing, f"{command.page}:{command.line}: $ {command.text}\n{results[number]}lacks {missing}"
 
     def _execute(self, script: str) -> str:
         environment = {
@@ -328,7 +344,7 @@ class _Transcript:
 def _files_are_listed(folder: Path) -> None:
     """Whatever the processes left on disk stands in docs/reference/files.md, and is closed to others unless it is public."""
     page = text(Path("docs/reference/files.md"))
-    homes = {"hub": ("hub",), "cluster": ("west", "east"), "agent": ("node-1", "node-2")}
+    homes = {"hub": ("hub",), "cluster": ("west", "east"), "agent": ("node-1", "node-2"), "feed": ("feed",)}
     for heading, folders in homes.items():
         section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
         assert section

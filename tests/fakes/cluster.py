@@ -116,6 +116,8 @@ class FakeCluster:
         self.log: list[str] = []
         self.hellos: list[pb.AgentHello] = []
         self.acknowledged: list[tuple[str, int, int]] = []
+        self.loaded: list[pb.SecretLoaded] = []
+        self.refused: list[pb.SecretRefused] = []
         self.issued: list[str] = []
         self.streams: list[asyncio.Queue[pb.FromCluster | Exception]] = []
         self.missed: list[pb.FromCluster] = []
@@ -336,6 +338,8 @@ class FakeCluster:
             if message.WhichOneof("message") == "acknowledge":
                 level = message.acknowledge
                 self.acknowledged.append((level.trust_domain, level.epoch, level.sequence))
+            self.loaded.extend(message.proxies.loaded)
+            self.refused.extend(message.proxies.refused)
 
     async def issue_x509(self, request: pb.IssueX509Request) -> pb.IssueX509Response:
         await _fault(self.faults.issue, request)

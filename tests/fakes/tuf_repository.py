@@ -25,7 +25,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from bundle_publisher.targets.port import Document, Stored, Target
 from bundle_publisher.tuf import root as roots
-from bundle_publisher.tuf.delegated import Role, assemble, payload_to_sign
+from bundle_publisher.tuf.delegated import Listed, Role, assemble, payload_to_sign
 from bundle_publisher.tuf.edition import Part, Wanted
 from bundle_publisher.tuf.metadata import assemble as assemble_metadata
 from bundle_publisher.tuf.metadata import payload_to_sign as metadata_payload
@@ -54,6 +54,7 @@ class Domain:
         self.https, self.grpc = (f"{self.name}.example:9443",), (f"{self.name}.example:8443",)
         self.attestors: tuple[str, ...] = ("join_token",)
         self.part: Part
+        self.mesh: bytes | None = None
 
     def document(self) -> bytes:
         """Its clusters/NAME."""
@@ -65,8 +66,9 @@ class Domain:
         """A role over its envelope and document of now; by default the next version."""
         self.version = version if version is not None else max(self.version + 1, int(now.timestamp()))
         given = (self.newcomer.trust_domain, self.version, now, envelope or self.envelope, self.document())
-        (signature,) = await self.newcomer.keys.sign("publication", [payload_to_sign(*given)])
-        return assemble(*given, signature, self.key)
+        listed = Listed.of(self.mesh) if self.mesh is not None else None
+        (signature,) = await self.newcomer.keys.sign("publication", [payload_to_sign(*given, listed)])
+        return assemble(*given, signature, self.key, listed)
 
     async def publish(self, now: datetime, *, envelope: bool = True) -> Part:
         """The next role, over the next envelope or the same one."""

@@ -25,6 +25,7 @@ from tests.unit.cluster.cluster_parts import NodeKey, spki
 from trustfed.cluster import compose, enrolment
 from trustfed.cluster import events as e
 from trustfed.cluster.config import ClusterConfig, Door, Policy
+from trustfed.cluster.parts import close_parts, open_parts
 from trustfed.federation.names import cluster_id, hub_id
 from trustfed.proto import node_pb2 as pb
 from trustfed.runtime.grpc_client import VerifiedChannel, stream, unary
@@ -50,7 +51,7 @@ polled_readers = false
 
 async def enrolled(config: ClusterConfig, hub: FakeHub) -> None:
     """Fill a data directory as an enrolment with this hub leaves it."""
-    parts = await compose._open(config)
+    parts = await open_parts(config)
     try:
         await enrolment._make_keys(parts.fold, parts.keys, parts.authorities, TrustDomain(TD), parts.clock)
         documents, now = tuple(hub.root_documents), parts.clock.now()
@@ -64,7 +65,7 @@ async def enrolled(config: ClusterConfig, hub: FakeHub) -> None:
 
         await parts.authorities.certify_one(authority, Root())
     finally:
-        await compose._close(parts)
+        await close_parts(parts)
 
 
 class Cluster:

@@ -13,6 +13,7 @@ the block ends with an error, the end of each process's log is in the error's no
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -160,6 +161,41 @@ class Agent:
         until(held, f"an SVID of entry {entry} at agent {self.name}")
 
 
+class Feed:
+    """The feed beside one istiod: routes in `folder`, for who listens at `istiod`, and over MCP at `mcp`.
+
+    Its identity comes from `agent`.
+    """
+
+    PATH = "/ns/istio-system/sa/trustfed-feed"
+
+    def __init__(self, stack: Stack, cluster: Cluster, agent: Agent) -> None:
+        self.spiffe_id = f"spiffe://{cluster.name}{self.PATH}"
+        self.folder, self.data = stack.folder / f"{cluster.name}-istio", stack.folder / f"{cluster.name}-feed"
+        self.mcp = f"127.0.0.1:{free_port()}"
+        self.istiod = f"127.0.0.1:{free_port()}"
+        self.admin = Admin(stack.sockets / f"{cluster.short}-feed.adm")
+        self.config = stack.write(
+            f"{cluster.name}-feed.toml",
+            trust_domain=cluster.name,
+            cluster=[cluster.grpc],
+            workload_socket=agent.socket,
+            data_dir=self.data,
+            admin_socket=self.admin.path,
+            spiffe_id=self.spiffe_id,
+            output={"directory": self.folder, "mcp": self.mcp, "istiod": self.istiod},
+        )
+        argv = [sys.executable, "-P", "-m", "trustfed.feed", "serve", "--config", str(self.config)]
+        self.process = stack.process(f"feed-{cluster.name}", argv, self.admin.ready)
+
+    def resources(self) -> set[str]:
+        """What it hands over: KIND/NAMESPACE/NAME."""
+        return {one["resource"] for one in self.admin.get("/resources")["resources"]}
+
+    def connected(self) -> bool:
+        return bool(self.admin.get("/status")["cluster"]["connected"])
+
+
 class Cluster:
     """The control plane of one trust domain."""
 
@@ -172,7 +208,7 @@ class Cluster:
         tables: dict[str, object] | None = None,
     ) -> None:
         self._stack, self.name = stack, name
-        self.short = f"c{len(stack.clusters)}"
+        self.short = f"c{next(stack.numbers)}"  # clusters may be started side by side
         self.admin = Admin(stack.sockets / f"{self.short}.adm")
         self.grpc, self.bundle_endpoint = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         order = {"name": name, "owner": f"team-{name}"[:64], "dns_suffixes": list(suffixes)}
@@ -202,6 +238,16 @@ class Cluster:
             self.agents[name].process.start()
         return self.agents[name]
 
+    def feed(self, agent: Agent) -> Feed:
+        """A feed on the node of `agent`, with an entry of its own, allowed to pull the routes; started."""
+        made = Feed(self._stack, self, agent)
+        user = [f"unix:uid:{os.getuid()}"]
+        entry = self.entry(Feed.PATH, parent=f"node/{agent.name}", selectors=user)
+        self.admin.post("/mesh/feeds/allow", {"spiffe_id": made.spiffe_id, "reason": "beside istiod"})
+        agent.wait_for(entry["id"])
+        made.process.start()
+        return made
+
     def entry(self, path: str, **fields: object) -> dict[str, Any]:
         """Create a registration entry for spiffe://NAME/path; `fields` as in the admin socket's entry JSON."""
         made: dict[str, Any] = self.admin.post("/entries", {"spiffe_id": f"spiffe://{self.name}{path}", **fields})
@@ -218,6 +264,7 @@ class Stack:
         # A Unix socket's path may have 107 bytes: a test's own folder is often longer.
         self.sockets = Path(tempfile.mkdtemp(prefix="tf-"))
         self.clusters: dict[str, Cluster] = {}
+        self.numbers = itertools.count()
         self.processes: list[Process] = []
         self.hub_admin = Admin(self.sockets / "hub.adm")
         self._hub_extra = hub or {}

@@ -25,6 +25,7 @@ from tests.unit.cluster.cluster_parts import NodeKey, spki
 from tests.unit.hub.newcomer import Newcomer
 from trustfed.cluster import compose, enrolment, uplink
 from trustfed.cluster.config import ClusterConfig
+from trustfed.cluster.parts import close_parts, open_parts
 from trustfed.cluster.resign import resign
 from trustfed.errors import Denied, Invalid, TrustfedError, Unavailable
 from trustfed.proto import federation_pb2 as fed
@@ -511,22 +512,22 @@ async def test_an_interrupted_init_continues_with_the_same_keys(hub: FakeHub, tm
         token.touch(mode=0o600)
         token.write_text(real.invite(TD))
         # What is there when the machine goes down right before the hub is asked.
-        parts = await compose._open(load(process.config, ClusterConfig))
+        parts = await open_parts(load(process.config, ClusterConfig))
         await enrolment._make_keys(parts.fold, parts.keys, parts.authorities, TrustDomain(TD), parts.clock)
         before = parts.fold.state
-        await compose._close(parts)
+        await close_parts(parts)
         for new in (True, False):
             made = await asyncio.to_thread(process.run, "init", f"@{token}")
             assert made.returncode == 0, made.stderr
             assert f'"new": {str(new).lower()}' in made.stdout
-        parts = await compose._open(load(process.config, ClusterConfig))
+        parts = await open_parts(load(process.config, ClusterConfig))
         after = parts.fold.state
         # A cluster that has no certificate left asks by its publication key.
         (authority,) = [a for a in after.authorities.values() if a.kind is Kind.X509]
         csr = await make_authority_csr(TrustDomain(TD), authority.id, authority.key_name, parts.keys)
         again = x509.load_der_x509_certificate(await resign(after, parts.keys, authority.id, csr, now()))
         assert again.public_key() == x509.load_der_x509_certificate(authority.twin).public_key()
-        await compose._close(parts)
+        await close_parts(parts)
         assert after.domain == before.domain
         assert set(after.authorities) == set(before.authorities)
         other = folder / "other"

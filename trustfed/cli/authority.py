@@ -22,6 +22,7 @@ def list_(socket: ClusterSocket = None, output_as: OutputOption = Output.TABLE) 
         "STATUS": "status",
         "TAINTED": "tainted",
         "CERTIFIED": "certified",
+        "ISSUED": "issued",
         "NOT AFTER": "not_after",
         "WAITING FOR": "waiting_for",
     }
@@ -29,6 +30,8 @@ def list_(socket: ClusterSocket = None, output_as: OutputOption = Output.TABLE) 
     if output_as is Output.TABLE:
         # The root signs X.509 authorities only.
         found = [{**one, "certified": one["certified"] if one["kind"] == "x509" else None} for one in found]
+        # What an external authority signs stands in no ledger of ours (trustfed cacerts).
+        found = [{**one, "issued": "issued outside" if one.get("issues") == "outside" else "here"} for one in found]
     output.listing(found, columns, output_as)
 
 

@@ -75,6 +75,7 @@ def show(
         "trustfed bundle fetch https://trust.example/bundle --trust-domain example.org",
         "trustfed bundle fetch --from s3://trust/prod --root root.json --domain prod-us-west --write bundles",
         "trustfed bundle fetch --from https://cdn.example/trust --root root.json --accept-stale 12h --output json",
+        "trustfed bundle fetch --from s3://trust/prod --root root.json --domain prod-us-west --manifests --write mesh",
     ),
 )
 def fetch(
@@ -109,6 +110,10 @@ def fetch(
     domains: Annotated[
         list[str] | None, typer.Option("--domain", metavar="NAME", help="Only this trust domain; may be repeated.")
     ] = None,
+    manifests: Annotated[
+        bool,
+        typer.Option("--manifests", help="Of a store: also the Istio manifests of each --domain, as NAME.routes.yaml."),
+    ] = False,
     publication_key: PublicationKeyFile = None,
     state: Annotated[
         Path | None,
@@ -156,7 +161,9 @@ def fetch(
         )
         location = Location(store, s3_endpoint, s3_addressing, str(ca_file or ""), aws)  # type: ignore[arg-type]
         stores.fetch(
-            stores.Visit(location, root, domains or [], state, accept_stale, timeout, publication_key), write, output_as
+            stores.Visit(location, root, domains or [], state, accept_stale, timeout, publication_key, manifests),
+            write,
+            output_as,
         )
         return
     if not url or not trust_domain:

@@ -12,12 +12,13 @@ import httpx
 from trustfed.errors import Conflict, Invalid, Unavailable
 from trustfed.runtime.errors import from_http
 
-Kind = Literal["hub", "cluster", "agent"]
+Kind = Literal["hub", "cluster", "agent", "feed"]
 # The agent's other socket, agent.sock, is its workloads'.
 DEFAULTS: dict[Kind, Path] = {
     "hub": Path("/run/trustfed/hub.sock"),
     "cluster": Path("/run/trustfed/cluster.sock"),
     "agent": Path("/run/trustfed/agent-admin.sock"),
+    "feed": Path("/run/trustfed/feed-admin.sock"),
 }
 MAX_ANSWER = 64 << 20
 TIMEOUT = 30.0

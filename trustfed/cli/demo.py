@@ -30,6 +30,9 @@ def demo(
     svid_ttl: Annotated[
         str, typer.Option("--svid-ttl", help="How long SVIDs live; they rotate at half of it.")
     ] = "20s",
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Only the beginning of the story: all is up in a fraction of the time.")
+    ] = False,
     keys: Annotated[str, typer.Option("--keys", help="Where the keys lie: file or openbao.")] = "file",
 ) -> None:
     """Run the story: a root, two trust domains, their nodes and workloads; then stay up until Ctrl-C."""
@@ -37,5 +40,5 @@ def demo(
         raise Invalid(f"--keys {keys} is unknown", hint="file or openbao")
     from trustfed.demo import story  # noqa: PLC0415  it loads the whole house
 
-    held = story.run(directory, once=once, svid_ttl=duration(svid_ttl), keys=keys)
+    held = story.run(directory, once=once, svid_ttl=duration(svid_ttl), keys=keys, brief=brief)
     raise typer.Exit(0 if held else 1)

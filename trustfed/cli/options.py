@@ -62,6 +62,10 @@ AgentSocket = Annotated[
     Path | None,
     typer.Option("--socket", metavar="PATH", envvar="TRUSTFED_AGENT_SOCKET", help="The agent's admin socket."),
 ]
+FeedSocket = Annotated[
+    Path | None,
+    typer.Option("--socket", metavar="PATH", envvar="TRUSTFED_FEED_SOCKET", help="The feed's admin socket."),
+]
 # For nouns that both know: no environment variable here, for client.either reads both.
 EitherSocket = Annotated[
     Path | None, typer.Option("--socket", metavar="PATH", help="The admin socket of a hub or a cluster.")

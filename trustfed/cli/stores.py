@@ -42,6 +42,7 @@ class Visit:
     accept_stale: str
     timeout: str
     pinned: Path | None
+    manifests: bool = False
 
 
 def fetch(visit: Visit, write: Path | None, output_as: Output) -> None:
@@ -61,6 +62,8 @@ def fetch(visit: Visit, write: Path | None, output_as: Output) -> None:
 
 
 def _order(visit: Visit) -> Order:
+    if visit.manifests and not visit.domains:
+        raise Invalid("--manifests needs the trust domains whose manifests are meant", hint="name each with --domain")
     seconds = duration(visit.timeout).total_seconds()
     root = read_bounded(visit.root, MAX_ROOT)
     key = b""
@@ -74,7 +77,7 @@ def _order(visit: Visit) -> Order:
         root,
         visit.state or _default_state(root),
         datetime.now(UTC),
-        tuple(Wanted(TrustDomain.parse(name).name, key) for name in visit.domains),
+        tuple(Wanted(TrustDomain.parse(name).name, key, mesh=visit.manifests) for name in visit.domains),
         accept_stale=duration(visit.accept_stale) if visit.accept_stale else timedelta(0),
         limits=Limits(seconds=seconds, pause=min(10.0, seconds / 2)),
     )
@@ -89,7 +92,7 @@ def _default_state(root: bytes) -> Path:
 
 
 def _left(found: Found, write: Path | None) -> dict[str, object]:
-    """A row for one domain; its envelope, bundle, key and cluster document in the folder `write`."""
+    """A row for one domain; its envelope, bundle, key, cluster document and manifests in the folder `write`."""
     domain, key = TrustDomain.parse(found.trust_domain), PublicationKey(found.publication_key)
     envelope = open_envelope(found.envelope, domain, key)
     if write is not None:
@@ -100,6 +103,7 @@ def _left(found: Found, write: Path | None) -> dict[str, object]:
             ("json", envelope.body),
             ("pub", _pem(key)),
             ("cluster.json", found.cluster),
+            *([("routes.yaml", found.mesh)] if found.mesh else []),
         ):
             write_atomic(write / f"{domain.name}.{suffix}", data, 0o644)
     level = envelope.level
@@ -109,6 +113,7 @@ def _left(found: Found, write: Path | None) -> dict[str, object]:
         "signed_at": found.signed_at.isoformat().replace("+00:00", "Z"),
         "publication_key": key.fingerprint,
         "role_version": found.role_version,
+        **({"manifests": hashlib.sha256(found.mesh).hexdigest()} if found.mesh else {}),
     }
 
 

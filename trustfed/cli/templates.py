@@ -126,6 +126,15 @@ refuse_private = false
 timeout = "15s"
 least_refresh = "15s"
 
+# The mesh (docs/mesh.md). Everything has a default. Gateways on loopback, link-local and such are refused unless their network
+# stands here; a directory of YAML documents that says what gateways, exports and imports there are is applied when it changes.
+# [mesh]
+# allow_networks = []
+# directory = "/etc/trustfed/mesh"
+# root_namespace = "istio-system"
+# gateway_selector = ["istio=eastwestgateway"]
+# max_connection_duration = "1h"
+
 # Nodes may prove who they are by their AWS identity, beside join tokens. STS is asked at this address only, and nodes sign
 # for the same one. A rule names every session of one exact role (the session's name is the node's), or one exact identity.
 # [attestation.aws_iam]
@@ -134,6 +143,20 @@ least_refresh = "15s"
 # arn = "arn:aws:sts::123456789012:assumed-role/EdgeNode/*"
 # node = "edge-{session}"
 # groups = ["edge"]
+
+# Istio's CA protocol for the workloads of this cluster's own mesh (CA_ADDR of istio-agent, CA_ADDRESS of ztunnel): a service
+# account gets spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT. Whose a token is, the issuer's keys say, or else the Kubernetes
+# API (TokenReview; needs trustfed[kubernetes]), which also says which pods run on a ztunnel's node.
+# [istio_ca]
+# listen = "0.0.0.0:15012"
+# dns_names = ["trustfed-ca.istio-system.svc"]
+# exclude = ["kube-system"]
+# ztunnel = ["istio-system/ztunnel"]
+# [istio_ca.jwks]
+# issuer = "https://oidc.eks.eu-central-1.amazonaws.com/id/EXAMPLE"
+# url = "https://oidc.eks.eu-central-1.amazonaws.com/id/EXAMPLE/keys"
+# [istio_ca.kubernetes]
+# url = "https://kubernetes.default.svc"
 
 # While nobody else speaks of a peer, its bundle is read in the protected publication, from this TUF root on. AWS credentials
 # are found by the SDK's own chain, or by STS for a role. Needs trustfed[edge].
@@ -193,4 +216,41 @@ enabled = true
 sealing = "machine"
 # passphrase_file = "/run/secrets/trustfed-cache"
 # directory = "/var/lib/trustfed/agent/cache"
+
+# What Envoys call secrets (SDS on `socket`), besides spiffe://DOMAIN/PATH and spiffe://DOMAIN. These are Istio's and SPIRE's.
+[sds]
+default_svid_name = "default"
+default_bundle_name = "ROOTCA"
+default_all_bundles_name = "ALL"
+"""
+
+FEED = """\
+# trustfed feed: one beside each istiod. Paths may be relative to this file.
+
+trust_domain = "prod-us-west"
+# The cluster's gRPC door: each address is tried in turn.
+cluster = ["cluster.example:8443"]
+# The Workload API of the agent on this node: the feed's identity comes from there. `trustfed feed allow ID` lets it pull routes.
+workload_socket = "/run/trustfed/agent.sock"
+# Which of its identities to use; else the first.
+# spiffe_id = "spiffe://prod-us-west/ns/istio-system/sa/trustfed-feed"
+# The last routes are kept here (0700): after a restart they are handed over before anybody is asked. One process at a time.
+data_dir = "/var/lib/trustfed/feed"
+# Where `trustfed feed status` looks (0600).
+admin_socket = "/run/trustfed/feed-admin.sock"
+# /live, /ready and /metrics over HTTP; off unless set:
+# health = "127.0.0.1:8082"
+
+# How routes reach istiod. meshConfig.configSources lists {address: "k8s://"} first, then one of these.
+[output]
+# For {address: "fs:///var/lib/trustfed/istio"}: a volume that the feed shares with istiod, read-only there. Survives everything.
+directory = "/var/lib/trustfed/istio"
+# istiod's xDS port, seen from here: after each start of istiod the files are announced once more, for it can lose what it read
+# first. "" never does.
+# istiod = "127.0.0.1:15012"
+# For {address: "xds://127.0.0.1:9901"}: MCP-over-xDS, on loopback only.
+# mcp = "127.0.0.1:9901"
+
+[log]
+level = "info"
 """

@@ -61,5 +61,6 @@ def _health(app: FastAPI, parts: AdminParts) -> None:
                 "nodes_live": len(parts.presence.live(now)),
                 "addresses": parts.addresses,
                 "missing": parts.ready(),
+                "proxies": parts.proxies(),
             }
         )

@@ -49,6 +49,7 @@ class AdminParts:
     ready: Callable[[], list[str]]
     apart: Callable[[], dict[str, object]] = dict
     peers: Callable[[], dict[str, dict[str, object]]] = dict
+    proxies: Callable[[], dict[str, object]] = dict
 
 
 def missing_for(authority: AuthorityState, parts: AdminParts, now: datetime) -> tuple[str, ...]:

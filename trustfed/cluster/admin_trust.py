@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from ca.lifecycle import AuthorityState, Status
+from ca.lifecycle import AuthorityState, Kind, Status
 from trustfed.cluster import authority_commands, grants
 from trustfed.cluster.admin_parts import AdminParts, actor, answered, body_of, level_of, missing_for, record
 from trustfed.cluster.state import Grant
@@ -165,6 +165,7 @@ def _authority(authority: AuthorityState, parts: AdminParts, now: datetime) -> d
         "not_before": authority.not_before,
         "not_after": authority.not_after,
         "certified": bool(authority.intermediate),
+        "issues": "outside" if authority.kind is Kind.EXTERNAL else "here",
         "first_level": level_of(authority.first_level) if authority.first_level else None,
         "activated_at": authority.activated_at,
         "waiting_for": waiting[:100],

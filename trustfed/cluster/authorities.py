@@ -129,6 +129,7 @@ class Authorities:
         steps: list[Step] = []
         for kind, everyone in (
             (Kind.X509, [*consumers, *waiting_for_root(state)]),
+            (Kind.EXTERNAL, list(consumers)),
             (Kind.JWT, list(consumers)),
         ):
             for step in lifecycle.due(authorities, everyone, policy, now):
@@ -148,6 +149,7 @@ class Authorities:
         state = self._fold.state
         carried = [
             *lifecycle.bundled(self._all(), Kind.X509),
+            *lifecycle.bundled(self._all(), Kind.EXTERNAL),
             *lifecycle.bundled(self._all(), Kind.JWT),
         ]
         ids = tuple(authority.id for authority in carried)
@@ -158,7 +160,7 @@ class Authorities:
         domain = TrustDomain.parse(state.trust_domain)
         bundle = Bundle(
             trust_domain=domain,
-            x509_authorities=tuple(a.twin for a in carried if a.kind is Kind.X509),
+            x509_authorities=tuple(a.twin for a in carried if a.kind is not Kind.JWT),
             jwt_authorities=tuple(
                 [JwtAuthority(a.id, await self._keys.public_key(a.key_name)) for a in carried if a.kind is Kind.JWT]
             ),

@@ -96,6 +96,10 @@ def activate(
     authority = _known(state, id_)
     if authority.status is not Status.PREPARED or authority.tainted_at is not None:
         raise Conflict(f"authority {id_} is {authority.status}; only a prepared one can be activated")
+    if authority.kind is Kind.EXTERNAL:
+        raise Conflict(
+            f"authority {id_} is external: it signs elsewhere", hint="trustfed cacerts advance hands it over"
+        )
     active = next(
         (a for a in state.authorities.values() if a.kind == authority.kind and a.status is Status.ACTIVE), None
     )

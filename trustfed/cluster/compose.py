@@ -26,6 +26,7 @@ from trustfed.cluster.foreign import compose as foreign
 from trustfed.cluster.grants import held_envelope
 from trustfed.cluster.hub_news import HubNews
 from trustfed.cluster.identity import OwnIdentity
+from trustfed.cluster.istio_ca.inside import Inside
 from trustfed.cluster.mesh.compose import MAX_BODY as MAX_MESH_BODY
 from trustfed.cluster.mesh.compose import MeshParts
 from trustfed.cluster.parts import Parts, close_parts, open_parts
@@ -143,6 +144,11 @@ class _Running:
         )
         self._role = OwnRole(self._fold, parts.keys, self._clock, self._uplink.look)
         self._uplink.also_send(self._role.message)
+        registry = parts.registry
+        registry.gauge(
+            "cluster_manifests_too_long",
+            "1 while what is rendered is too long to be published, and an older file stays",
+        ).read(lambda: float(self._role.too_long()))
         self._foreign = foreign.Foreign(
             self._fold,
             parts.keys,
@@ -153,7 +159,9 @@ class _Running:
             parts.registry,
         )
         self._own: tuple[bytes, Envelope] | None = None
+        self._inside = Inside(self._own_envelope, self._fold)
         self._mesh = MeshParts(parts, self._uplink, news, self._own_envelope)
+        self._mesh.publish(self._role)
         self._doors_open = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -241,7 +249,7 @@ class _Running:
         self._apart.join(self._uplink, told, config.foreign.reach())
         rpc = NodeRpc(
             self._fold,
-            lambda: self._own_envelope().bundle,
+            self._inside.bundle,
             parts.issuance,
             self._presence,
             self._sessions,
@@ -250,6 +258,7 @@ class _Running:
             self._clock,
             told,
             config.policy.reserve_ttl_max,
+            self._mesh.proxies.heard,
         )
         server.add_generic_rpc_handlers((rpc.handlers(), *self._mesh.handlers()))
         addresses = {"grpc": told.grpc[0], "bundle_spiffe": told.https[0]}
@@ -315,6 +324,7 @@ class _Running:
             self._not_ready,
             self._apart.status,
             self._apart.peers,
+            self._mesh.proxies.status,
         )
 
     def _levels(self) -> dict[str, tuple[Level, tuple[str, ...], int]]:
@@ -329,7 +339,7 @@ class _Running:
         return self._own[1]
 
     def _twins(self) -> tuple[bytes, ...]:
-        return self._own_envelope().bundle.x509_authorities
+        return self._inside.anchors()
 
     def _not_ready(self) -> list[str]:
         missing = [] if self._doors_open else ["doors"]

@@ -11,6 +11,7 @@ from ca.profiles import JWT_MAX_LIFETIME, NODE_SVID, SYSTEM_SVID, TWIN, X509_SVI
 from trustfed.cluster.attestation.config import AttestationConfig
 from trustfed.cluster.foreign.config import ForeignConfig
 from trustfed.cluster.grants import LEAST_LIMIT, LONGEST_LIMIT
+from trustfed.cluster.istio_ca.config import IstioCaConfig
 from trustfed.cluster.mesh.config import MeshConfig
 from trustfed.errors import Invalid
 from trustfed.reading.config import StoreConfig
@@ -139,11 +140,14 @@ class ClusterConfig:
     attestation: AttestationConfig = field(default_factory=AttestationConfig)
     store: StoreConfig | None = None
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    istio_ca: IstioCaConfig | None = None
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         check_addresses(self.health)
         check_path(self.admin_path)
+        if self.istio_ca is not None:
+            self.istio_ca.check(self.policy.svid_ttl_max)
 
     @property
     def store_directory(self) -> Path:

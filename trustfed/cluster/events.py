@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from trustfed.cluster.istio_ca.events import EVENTS as ISTIO_EVENTS
 from trustfed.cluster.mesh.events import EVENTS
 from trustfed.journal.events import Codec
 
@@ -334,6 +335,9 @@ class RoleSigned(Struct, frozen=True):
     sequence: int
     metadata: bytes
     cluster_document: bytes
+    mesh_digest: bytes = b""  # of the rendered resources (trustfed.federation.mesh_digest); b"": the role lists none
+    mesh_version: int = 0  # when these were signed first: the version in their file
+    mesh_sha256: str = ""  # of that file
 
 
 class HubJoined(Struct, frozen=True):
@@ -381,5 +385,6 @@ CODEC = Codec(
         "foreign.accepted": ForeignBundleAccepted,
         "foreign.refused": ForeignBundleRefused,
         **EVENTS,
+        **ISTIO_EVENTS,
     }
 )

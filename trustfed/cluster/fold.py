@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ca.lifecycle import AuthorityState, Kind, Level, Status
 from trustfed.cluster import events as e
+from trustfed.cluster.istio_ca.fold import APPLY as APPLY_ISTIO
 from trustfed.cluster.mesh import events as mesh_events
 from trustfed.cluster.mesh import state as mesh
 from trustfed.cluster.state import ClusterState, Domain, ForeignPeer, Grant, Hub, Invitation, Node, Peer
@@ -336,4 +337,5 @@ _APPLY: dict[type[Any], Callable[[ClusterState, Any], ClusterState]] = {
     e.ForeignPeerRemoved: _foreign_removed,
     e.ForeignBundleAccepted: _foreign_accepted,
     e.ForeignBundleRefused: _foreign_refused,
+    **APPLY_ISTIO,
 }

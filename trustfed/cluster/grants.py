@@ -104,7 +104,8 @@ def accept(state: ClusterState, id_: str, fingerprint: str, now: datetime) -> li
     _same_fingerprint(grant, key, fingerprint)
     if not grant.local and any(other.local for other in state.pins(now).values() if other.exporter == grant.exporter):
         raise Conflict(
-            f"{grant.exporter} is trusted as a foreign peer already", hint=f"trustfed peer remove {grant.exporter}"
+            f"{grant.exporter} is trusted as a foreign peer already",
+            hint=f"trustfed {'legacy end' if grant.exporter in state.istio.legacy else 'peer remove'} {grant.exporter}",
         )
     return [] if grant.state == "accepted" else [GrantAccepted(id_, grant.exporter_key, now)]
 

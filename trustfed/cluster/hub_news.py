@@ -7,7 +7,7 @@ status, and harms nothing that came beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -73,6 +73,7 @@ class HubNews:
         self._pushed: tuple[Level, datetime | None] | None = None
         self._in_snapshot: set[str] | None = None
         self._roots_free_at = clock.now() - ROOT_BURST * ROOT_PACE
+        self._also: dict[str, Callable[[pb.FromHub], Awaitable[Mapping[str, str]]]] = {}
         self.forgotten: set[str] = set()
         """Grants whose decision here the hub has lost: it is told again."""
         self.refused: dict[str, str] = {}
@@ -87,6 +88,10 @@ class HubNews:
     def begin(self, *, snapshot: bool) -> None:
         """A stream begins."""
         self._in_snapshot = set() if snapshot else None
+
+    def also_take(self, kind: str, taker: Callable[[pb.FromHub], Awaitable[Mapping[str, str]]]) -> None:
+        """Hand messages of this kind to `taker`, which says what in them was refused and why (empty: of none any more)."""
+        self._also[kind] = taker
 
     async def take(self, message: pb.FromHub) -> None:
         """Believe one message or refuse it. Raises Unavailable when the journal cannot take it."""
@@ -147,6 +152,12 @@ class HubNews:
                 await self._forget_ended(now)
             case "confirmations":
                 await self._confirmations(message.confirmations)
+            case str(kind) if kind in self._also:
+                for about, why in (await self._also[kind](message)).items():
+                    if why:
+                        self._refuse(about, why)
+                    else:
+                        self.refused.pop(about, None)
 
     async def _endpoints(self, peer: pb.PeerEnvelope, now: datetime) -> None:
         """Where else the peer's envelope can be had; what is wrong with that spoils not the envelope."""

@@ -85,6 +85,32 @@ class Issuance:
             raise result
         return result, version
 
+    async def workload(self, request: LeafRequest) -> Issued:
+        """One workload's SVID, for whoever knows by other means than an entry that the caller may have it."""
+        (result,) = await self._x509(self._issuer(), [request])
+        if isinstance(result, TrustfedError):
+            self._refused.add(kind="x509")
+            raise result
+        return result
+
+    async def local_server(self, request: LeafRequest, names: tuple[str, ...]) -> tuple[Issued, str]:
+        """One of our own SVIDs with DNS names, of which `names` lead nowhere outside this cluster and so need no suffix.
+
+        It is anchored at the twin alone: the root's constraints know nothing of such names. Gives also the signer version.
+        """
+        version, authority = self.signer_version(), self._signer(Kind.X509)
+        issuer = Issuer.load(
+            TrustDomain.parse(self._fold.state.trust_domain),
+            authority.id,
+            authority.key_name,
+            authority.twin,
+            dns_suffixes=(*self._fold.state.dns_suffixes, *names),
+        )
+        (result,) = await self._x509(issuer, [replace(request, chain="leaf")])
+        if isinstance(result, TrustfedError):
+            raise result
+        return result, version
+
     async def node_svid(self, name: str, public_key: bytes, predecessor: str, command_id: str) -> Issued:
         """A node's SVID. That the node may have it is the caller's to know. Raises Invalid unless the key is P-256: it
         signs what brings the node back in after its SVID has ended.

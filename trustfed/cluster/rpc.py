@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ import grpc
 from ca.lifecycle import Level
 from trustfed.cluster import nodes
 from trustfed.cluster.addresses import Addresses
+from trustfed.cluster.callers import Callers
 from trustfed.cluster.issuance import Issuance
 from trustfed.cluster.joining import Joining, Turn
 from trustfed.cluster.presence import Presence
@@ -25,11 +25,10 @@ from trustfed.journal.fold import Fold
 from trustfed.proto import node_pb2 as pb
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
-from trustfed.runtime.grpc_server import answering, peer_certificate
+from trustfed.runtime.grpc_server import answering
 from trustfed.runtime.timestamps import to_ms
 from trustfed.runtime.version import PROTOCOL, SOFTWARE
 from trustfed.spiffe.bundle import Bundle
-from trustfed.spiffe.verify import verify_x509_svid
 from trustfed.spiffe.x509svid import X509Svid
 
 log = logs.get("cluster.rpc")
@@ -39,7 +38,6 @@ _MAX_LEVELS = 10_000
 _MAX_INFLIGHT = 4
 _HEARTBEAT_SECONDS = 15.0
 _HELLO_SECONDS = 10.0
-_CACHED_PEERS = 10_000
 _Caller = TypeVar("_Caller")
 
 
@@ -58,13 +56,14 @@ class NodeRpc:
         clock: Clock,
         addresses: Addresses | None = None,
         reserve_ttl_max: timedelta = timedelta(0),
+        on_proxies: Callable[[str, pb.ProxyReport], None] = lambda _node, _report: None,
     ) -> None:
-        self._on_report = on_report
-        self._fold, self._bundle = fold, bundle
+        self._on_report, self._on_proxies = on_report, on_proxies
+        self._fold = fold
         self._addresses, self._reserve_ttl_max = addresses or Addresses(), reserve_ttl_max
         self._issuance, self._presence, self._sessions = issuance, presence, sessions
         self._on_levels, self._clock = on_levels, clock
-        self._verified: dict[bytes, tuple[Bundle, X509Svid, str]] = {}
+        self._callers = Callers(bundle, clock)
         self._inflight: dict[str, int] = {}
         self._joining = Joining()
 
@@ -241,7 +240,10 @@ class NodeRpc:
             if held is None:
                 return
             held.heard = self._clock.now()
-            if message.WhichOneof("message") == "acknowledge":
+            kind = message.WhichOneof("message")
+            if kind == "proxies":
+                self._on_proxies(name, message.proxies)
+            elif kind == "acknowledge":
                 for domain, level in self._known([message.acknowledge]):
                     if self._presence.acknowledges(name, domain, level):
                         self._on_levels()
@@ -278,19 +280,11 @@ class NodeRpc:
         return svid, nodes.standing(self._fold.state, name, svid.not_before)
 
     def _verified_caller(self, context: Any) -> tuple[X509Svid, str]:
-        bundle, now = self._bundle(), self._clock.now()
-        digest = hashlib.sha256(b"".join(context.auth_context().get("x509_pem_cert", ()))).digest()
-        known = self._verified.get(digest)
-        if known is None or known[0] is not bundle or not known[1].not_before <= now < known[1].not_after:
-            svid = verify_x509_svid([peer_certificate(context)], bundle, now)
-            try:
-                known = (bundle, svid, node_name(svid.id))
-            except Invalid:
-                raise Denied(f"{svid.id} is not a node", hint="only node agents may call this service") from None
-            if len(self._verified) >= _CACHED_PEERS:
-                self._verified.clear()
-            self._verified[digest] = known
-        return known[1], known[2]
+        svid = self._callers.svid(context)
+        try:
+            return svid, node_name(svid.id)
+        except Invalid:
+            raise Denied(f"{svid.id} is not a node", hint="only node agents may call this service") from None
 
     def _known(self, said: Any) -> list[tuple[str, Level]]:
         """The levels of bundles that this cluster has handed out; any other is nobody's business here.

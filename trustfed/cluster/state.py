@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from ca.lifecycle import AuthorityState, Level
 from trustfed.cluster import events as e
+from trustfed.cluster.istio_ca.state import IstioState
 from trustfed.cluster.mesh.state import Mesh
 from trustfed.federation.roots import RootSet, reopen
 from trustfed.journal.table import Table
@@ -129,6 +130,7 @@ class ClusterState(Struct, frozen=True):
     held: Level = Level(0, 0)  # the level that every live reader once had
     role: e.RoleSigned | None = None  # of the protected publication, as it was signed last
     mesh: Mesh = Mesh()
+    istio: IstioState = IstioState()
 
     @property
     def trust_domain(self) -> str:

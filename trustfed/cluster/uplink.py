@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Protocol
 from uuid import uuid4
 
 from grpclib.client import Stream
@@ -46,6 +47,19 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0
 _CLOCK_OFFSET_SECONDS = 60
 
 
+class Talker(Protocol):
+    """A part of the cluster with a say of its own on the stream."""
+
+    def greet(self, hello: pb.ClusterHello) -> None:
+        """Add to the hello of a stream that begins."""
+
+    def begin(self, hello: pb.HubHello) -> None:
+        """The hub answered."""
+
+    def messages(self) -> AsyncIterator[pb.FromCluster]:
+        """What is to be sent now; asked again after `Uplink.look`, and with every heartbeat."""
+
+
 class Uplink:
     """One connection to the hub at a time; `run` keeps it."""
 
@@ -63,6 +77,7 @@ class Uplink:
         self._endpoints = endpoints
         self._sources: list[Callable[[], pb.FromCluster | None]] = []
         self._listeners: list[Callable[[], None]] = []
+        self._talkers: list[Talker] = []
         self._from_hub = news
         self._channel: VerifiedChannel | None = None
         self._news, self._begin_anew = asyncio.Event(), asyncio.Event()
@@ -94,6 +109,10 @@ class Uplink:
         after `look`. Every stream begins with it.
         """
         self._sources.append(source)
+
+    def join(self, talker: Talker) -> None:
+        """Let a part speak on every stream."""
+        self._talkers.append(talker)
 
     def on_connection(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever the hub came or went."""
@@ -166,6 +185,8 @@ class Uplink:
                 self._gauge.set(1)
                 self._tell()
                 self._from_hub.begin(snapshot=snapshot)
+                for talker in self._talkers if first is not None else ():
+                    talker.begin(first.hello)
                 self._begin_anew.clear()
                 self.calls.look()
                 await together([self._send(opened), self._receive(opened)], self._begin_anew)
@@ -192,6 +213,8 @@ class Uplink:
         )
         for domain, (level, _, _) in self._levels().items():
             hello.levels.add(trust_domain=domain, epoch=level.epoch, sequence=level.sequence)
+        for talker in self._talkers:
+            talker.greet(hello)
         return hello
 
     async def _greeted(self, first: pb.FromHub | None) -> bool:
@@ -218,15 +241,17 @@ class Uplink:
         sent: Level | None = None
         said: dict[int, pb.FromCluster] = {}
         while True:
-            state = self._fold.state
-            if state.envelope and state.level != sent:
-                await opened.send_message(pb.FromCluster(envelope=state.envelope))  # type: ignore[attr-defined]
-                sent = state.level
+            sent = await self._send_envelope(opened, sent)
             for number, source in enumerate(self._sources):
                 message = source()
                 if message is not None and message is not said.get(number):
                     await opened.send_message(message)  # type: ignore[attr-defined]
                     said[number] = message
+            for talker in self._talkers:
+                async for message in talker.messages():
+                    await opened.send_message(message)  # type: ignore[attr-defined]
+                    # Thousands of signatures may be between the first message and the last: no bundle waits for them.
+                    sent = await self._send_envelope(opened, sent)
             levels = self._levels()
             # A grant that ended and was given anew: the hub has forgotten what was said under the old one.
             self._reported = {domain: said for domain, said in self._reported.items() if domain in levels}
@@ -244,6 +269,14 @@ class Uplink:
                 beat = pb.Heartbeat(time_ms=to_ms(self._clock.now()))
                 await opened.send_message(pb.FromCluster(heartbeat=beat))  # type: ignore[attr-defined]
             self._news.clear()
+
+    async def _send_envelope(self, opened: object, sent: Level | None) -> Level | None:
+        """The own envelope, if another one than `sent`; what was sent last."""
+        state = self._fold.state
+        if not state.envelope or state.level == sent:
+            return sent
+        await opened.send_message(pb.FromCluster(envelope=state.envelope))  # type: ignore[attr-defined]
+        return state.level
 
     async def _receive(self, opened: Stream[pb.FromCluster, pb.FromHub]) -> None:
         while True:

@@ -20,8 +20,8 @@ class DemoFile:
         self.path = house.directory / "demo.json"
         self._house, self._root = house, root
         self._written: dict[str, Any] | None = None
-        self._ended = threading.Event()
-        self._write()
+        self._ended, self._lock = threading.Event(), threading.Lock()
+        self.write()
         self._thread = threading.Thread(target=self._follow, name="demo.json", daemon=True)
         self._thread.start()
 
@@ -33,13 +33,15 @@ class DemoFile:
 
     def _follow(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
-            self._write()
+            self.write()
 
-    def _write(self) -> None:
-        found = document(self._house, self._root)
-        if found != self._written:
-            write_atomic(self.path, (json.dumps(found, indent=2) + "\n").encode(), 0o600)
-            self._written = found
+    def write(self) -> None:
+        """Make it true now: for who does not want to wait until the next look."""
+        with self._lock:
+            found = document(self._house, self._root)
+            if found != self._written:
+                write_atomic(self.path, (json.dumps(found, indent=2) + "\n").encode(), 0o600)
+                self._written = found
 
 
 def document(house: House, root: Path) -> dict[str, Any]:
@@ -71,8 +73,8 @@ def _cluster(cluster: Cluster) -> dict[str, Any]:
         "trust_domain": cluster.name,
         "admin": str(cluster.admin),
         "bundle_endpoint": f"https://{cluster.bundle}/bundle",
-        "istiod_feed": None,
-        "istio_directory": None,
+        "istiod_feed": cluster.mcp,
+        "istio_directory": str(cluster.istio),
         "agents": [{"socket": str(cluster.api), "admin": str(cluster.agent_admin), "cache": str(cluster.agent_data)}],
         "workloads": [{"spiffe_id": cluster.workload_id, "control": str(cluster.control)}],
     }

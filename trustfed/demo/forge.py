@@ -28,6 +28,7 @@ from ca.cacert import sign_with
 from ca.keys.open import close_keys, open_keys
 from trustfed.cluster.config import ClusterConfig
 from trustfed.runtime.config import load
+from trustfed.runtime.sockets import parse_address
 from trustfed.runtime.tls import KeyPair, server_context
 
 
@@ -63,10 +64,10 @@ def forge(
 
 
 @contextlib.contextmanager
-def impostor(keypair: KeyPair) -> Iterator[str]:
+def impostor(keypair: KeyPair, address: str = "127.0.0.1:0") -> Iterator[str]:
     """A server that shows `keypair` to whoever connects, at the HOST:PORT given, until the block ends."""
     context = server_context(keypair, (), client="none")
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(parse_address(address))
     listener.settimeout(0.2)
     ended = threading.Event()
 

@@ -35,6 +35,7 @@ class Founding:
             run_command(
                 [*house.CLI, "hub", "init", "--config", str(place.hub.config)], place.directory / "logs/hub.log"
             )
+            place.before_hub()
             hub = house.hub_process(place)
             hub.start()
             step.wait("the hub", lambda: _ready(hub, place.hub.admin), START_SECONDS)

@@ -6,10 +6,13 @@ import random
 import socket
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from trustfed.demo.carried import Carried
+from trustfed.demo.envoy.stage import Stage
 from trustfed.demo.processes import Process
 from trustfed.demo.s3 import S3
 from trustfed.errors import Conflict, Invalid, Unavailable
@@ -50,10 +53,12 @@ class Cluster:
     name: str
     owner: str
     path: str
+    locality: str
     folder: Path
     grpc: str
     bundle: str
     address: str  # of its workload
+    mcp: str  # of the feed beside its istiod, for xds://
 
     @property
     def config(self) -> Path:
@@ -88,6 +93,23 @@ class Cluster:
         return self.folder / "work.sock"
 
     @property
+    def feed_config(self) -> Path:
+        return self.folder / "feed.toml"
+
+    @property
+    def feed_admin(self) -> Path:
+        return self.folder / "feed.sock"
+
+    @property
+    def feed_id(self) -> str:
+        return f"spiffe://{self.name}/mesh/feed"
+
+    @property
+    def istio(self) -> Path:
+        """What the feed writes for an istiod's fs:// source."""
+        return self.folder / "istio"
+
+    @property
     def workload_id(self) -> str:
         return f"spiffe://{self.name}{self.path}"
 
@@ -104,6 +126,10 @@ class House:
     keys: dict[str, str] = field(default_factory=dict)  # extra lines of [keys], by cluster name and "hub"
     processes: list[Process] = field(default_factory=list)
     s3: S3 | None = None  # when its server is installed
+    before_hub: Callable[[], None] = lambda: None  # what must be ready when the hub starts
+    stage: Stage | None = None  # when Envoy is installed
+    carried: Carried = field(default_factory=Carried)
+    free: Iterator[str] = field(default_factory=lambda: iter(()))  # addresses that nobody listens at
 
     def add(self, name: str, argv: list[str], mark: Path) -> Process:
         """A process of this house; not started yet."""
@@ -125,16 +151,23 @@ def plan(directory: Path | None, svid_ttl: timedelta) -> House:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise Conflict(f"{directory} is not empty", hint="choose a new folder, or leave --directory out")
-    ports = _free_ports(9)
+    ports = _free_ports(21)
     places = [f"127.0.0.1:{port}" for port in ports]
     hub = Hub(directory / "hub", places[0], places[1])
-    west = Cluster("prod-us-west", "team-storefront", "/shop/storefront", directory / "prod-us-west", *places[2:5])
+    west = Cluster(
+        "prod-us-west", "team-storefront", "/shop/storefront", "us-west-2", directory / "prod-us-west", *places[2:6]
+    )
     central = Cluster(
-        "prod-eu-central", "team-warehouse", "/shop/warehouse", directory / "prod-eu-central", *places[5:8]
+        "prod-eu-central",
+        "team-warehouse",
+        "/shop/warehouse",
+        "eu-central-1",
+        directory / "prod-eu-central",
+        *places[6:10],
     )
     for folder in (directory / "logs", hub.folder, west.folder, central.folder):
         folder.mkdir(mode=0o700)
-    return House(directory, hub, (west, central), svid_ttl, places[8])
+    return House(directory, hub, (west, central), svid_ttl, places[10], free=iter(places[11:]))
 
 
 def write_configurations(house: House) -> None:
@@ -152,6 +185,8 @@ listen = "{hub.grpc}"
 listen = "{hub.https}"
 [publication]
 directory = "public"
+[mesh]
+allow_networks = ["127.0.0.0/8"]
 [keys]
 workers = 0
 {house.keys.get("hub", 'directory = "keys"')}
@@ -172,12 +207,29 @@ svid_ttl = "{seconds}s"
 node_ttl = "10m"
 # Nobody polls the bundles here, so a new authority waits for those who are connected only.
 polled_readers = false
+[mesh]
+# Where gateways of a real mesh never are.
+allow_networks = ["127.0.0.0/8"]
+probe_interval = "1s"
 [keys]
 workers = 0
 {house.keys.get(cluster.name, 'directory = "keys"')}
 """
         )
         cluster.agent_config.write_text('data_dir = "agent"\nsocket = "api.sock"\nadmin_socket = "agent.sock"\n')
+        cluster.feed_config.write_text(
+            f"""\
+trust_domain = "{cluster.name}"
+cluster = ["{cluster.grpc}"]
+workload_socket = "api.sock"
+spiffe_id = "{cluster.feed_id}"
+data_dir = "feed"
+admin_socket = "feed.sock"
+[output]
+directory = "istio"
+mcp = "{cluster.mcp}"
+"""
+        )
 
 
 def hub_process(house: House) -> Process:
@@ -202,8 +254,15 @@ def workload_process(house: House, cluster: Cluster) -> Process:
     (peer,) = (other for other in house.clusters if other is not cluster)
     argv = [sys.executable, "-P", "-m", "trustfed.demo.workload", "--api", str(cluster.api)]
     argv += ["--control", str(cluster.control), "--listen", cluster.address]
-    argv += ["--peer", peer.address, "--peer-id", peer.workload_id]
+    # Who shares a user with the feed has its identity too, here as anywhere: it says which one it means.
+    argv += ["--peer", peer.address, "--peer-id", peer.workload_id, "--spiffe-id", cluster.workload_id]
     return house.add(f"workload-{cluster.name}", argv, cluster.control)
+
+
+def feed_process(house: House, cluster: Cluster) -> Process:
+    """The feed beside a cluster's istiod; here istiod's part is played by trustfed.demo.envoy."""
+    argv = [*CLI, "feed", "serve", "--config", str(cluster.feed_config)]
+    return house.add(f"feed-{cluster.name}", argv, cluster.feed_config)
 
 
 def _free_ports(count: int) -> list[int]:

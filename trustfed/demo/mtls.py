@@ -14,7 +14,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from trustfed.errors import TrustfedError
+from trustfed.errors import TrustfedError, Unavailable
 from trustfed.runtime.tls import KeyPair, ReloadingContext, client_context, peer_chain
 from trustfed.spiffe.bundle import Bundle, BundleMap
 from trustfed.spiffe.ids import SpiffeId, TrustDomain
@@ -58,9 +58,13 @@ class Refusal:
     handshake: bool
 
 
-def read_identity(context: Any, now: float) -> Identity:
-    """The library's X509Context in our types."""
+def read_identity(context: Any, now: float, wanted: str = "") -> Identity:
+    """The library's X509Context in our types: the identity `wanted`, else the default one. Raises Unavailable without it."""
     svid = context.default_svid
+    if wanted:
+        svid = next((one for one in context.x509_svids if str(one.spiffe_id) == wanted), None)
+        if svid is None:
+            raise Unavailable(f"there is no SVID {wanted} just now")
     chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in svid.cert_chain)
     bundles = {}
     for held in context.x509_bundle_set.bundles:

@@ -5,11 +5,13 @@
 3  grants both ways, offered by the hub, accepted by each owner; bundles arrive
 4  workloads of the two domains call each other over mTLS
 5  a forged certificate is refused
-6  SVIDs rotate under the calls
-7  an authority is replaced, gated, under the calls
-8  the hub and a cluster are killed, its agent starts again with nobody there, under the calls; all come back
-9  bundles are published to an S3 store, verified by a reader, tampered with, refused
-10 the grants end
+6  a service is exported, and reaches the other cluster's istiod through its feed
+7  Envoys carry calls to it: two sidecars, two gateways, one of which dies
+8  an authority is replaced, gated, under all these calls
+9  SVIDs of both domains rotate under the calls
+10 the hub and a cluster are killed, its agent starts again with nobody there, under the calls; all come back
+11 bundles are published to an S3 store, verified by a reader, tampered with, refused
+12 the grants end
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from trustfed.demo import house, openbao
 from trustfed.demo.files import DemoFile
 from trustfed.demo.founding import Founding
 from trustfed.demo.house import House
+from trustfed.demo.mesh import Mesh
 from trustfed.demo.outage import Outage
 from trustfed.demo.processes import end
 from trustfed.demo.screen import Screen, Step, milliseconds
@@ -34,14 +37,17 @@ from trustfed.demo.trials import Trials
 from trustfed.errors import TrustfedError
 
 
-def run(directory: Path | None, *, once: bool, svid_ttl: timedelta, keys: str) -> bool:
-    """Tell the story; then, unless `once`, stay until Ctrl-C. True if every step held. Ends all that it started."""
+def run(directory: Path | None, *, once: bool, svid_ttl: timedelta, keys: str, brief: bool = False) -> bool:
+    """Tell the story, or its beginning (`brief`); then, unless `once`, stay until Ctrl-C. Ends all that it started.
+
+    True if every step held.
+    """
     # SIGINT too: a shell without job control starts its background jobs deaf to it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     place = house.plan(directory, svid_ttl)
     screen = Screen()
-    story = Story(place, screen)
+    story = Story(place, screen, brief=brief)
     try:
         screen.title(f"trustfed demo in {place.directory}: every process is real, its log is in logs/")
         if keys == "openbao":
@@ -72,28 +78,33 @@ def run(directory: Path | None, *, once: bool, svid_ttl: timedelta, keys: str) -
 class Story:
     """The steps, on one house."""
 
-    def __init__(self, place: House, screen: Screen) -> None:
-        self._house, self._screen = place, screen
+    def __init__(self, place: House, screen: Screen, *, brief: bool = False) -> None:
+        self._house, self._screen, self._brief = place, screen, brief
         self._founding, self._trials = Founding(place, screen), Trials(place, screen)
-        self._outage, self._store = Outage(place, screen), Store(place, screen)
+        self._outage, self._store, self._mesh = Outage(place, screen), Store(place, screen), Mesh(place, screen)
         self._file: DemoFile | None = None
 
     def tell(self) -> bool:
         """All steps in order; those that could not do without a failed one are left out. True if none was."""
         founding, trials = self._founding, self._trials
-        for step, must_hold in (
+        beginning = (
             (founding.enrol, True),
             (founding.serve_identities, True),
             (founding.agree, True),
             (self._open, True),
             (trials.call, True),
             (trials.forge, False),
-            (trials.rotate, False),
+            (self._mesh.export, False),
+            (self._mesh.carry, False),
+        )
+        rest = (
             (trials.replace_authority, False),
+            (trials.rotate, False),
             (self._outage.survive, False),
             (self._store.publish, False),
             (lambda: trials.end_grants(founding.grants), False),
-        ):
+        )
+        for step, must_hold in beginning if self._brief else beginning + rest:
             failed = self._screen.failed
             step()
             if must_hold and self._screen.failed > failed:
@@ -102,15 +113,18 @@ class Story:
         return True
 
     def stay(self) -> None:
-        """Grant anew, say where everything is, and wait for Ctrl-C."""
-        if self._file is not None:
+        """Grant anew what the story ended, say where everything is, and wait for Ctrl-C."""
+        if not self._brief:
             self._grant_anew()
+        if self._file is not None:
+            self._file.write()
         self._screen.title(_where(self._house))
         while True:
             signal.pause()
 
     def close(self) -> None:
         """End every process, whoever started it last."""
+        self._mesh.close()
         if self._file is not None:
             self._file.close()
         for name in end(self._house.processes):
@@ -144,6 +158,7 @@ def _where(place: House) -> str:
 it stays up until Ctrl-C; {place.directory}/demo.json names every process, socket and log
   hub       https://{place.hub.https} (API below /api/v1, bundles below /bundles; its root: {place.directory}/root.pem)
   published {place.hub.public}
+  istiod    fs://{west.istio} or xds://{west.mcp} has what {west.name} imports
 
 to try, in another terminal:
   export TRUSTFED_HUB_SOCKET={place.hub.admin} TRUSTFED_CLUSTER_SOCKET={west.admin}

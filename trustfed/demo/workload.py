@@ -1,7 +1,7 @@
 """A workload of the demo: gets its identity by the official Python library `spiffe`, serves and calls its peer over mTLS.
 
     python -m trustfed.demo.workload --api SOCKET --control SOCKET --listen HOST:PORT
-                                     --peer-id SPIFFE_ID --peer HOST:PORT [--rate CALLS_PER_SECOND]
+                                     --peer-id SPIFFE_ID --peer HOST:PORT [--spiffe-id SPIFFE_ID] [--rate CALLS_PER_SECOND]
 
 TLS pools the authorities of every trust domain it knows; who the peer is is decided after the handshake, in the bundle
 of the one trust domain that --peer-id names (trustfed.spiffe.verify). Each call is a new connection, verified anew.
@@ -98,7 +98,7 @@ class Workload:
                     continue
                 news.clear()
                 try:
-                    self._take(read_identity(source.get_x509_context(), time.time()))
+                    self._take(read_identity(source.get_x509_context(), time.time(), self._options.spiffe_id))
                 except Exception as error:
                     log.warning("an update could not be used", error=str(error)[:200])
             client.close()
@@ -207,6 +207,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m trustfed.demo.workload", description=__doc__)
     for name in ("api", "control", "listen", "peer-id", "peer"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--spiffe-id", default="", help="which of its identities it uses; else the first")
     parser.add_argument("--rate", type=float, default=10.0)
     options = parser.parse_args(argv)
     logs.configure("info")

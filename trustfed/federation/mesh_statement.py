@@ -17,12 +17,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from trustfed.errors import Denied, Invalid
 from trustfed.federation import dsse
-from trustfed.federation.envelope import PublicationKey
+from trustfed.federation.envelope import MAX_NUMBER, PublicationKey
 from trustfed.federation.mesh import MAX_BYTES, Item, Kind, body_of, check_own, item_of, kind_of
 from trustfed.spiffe import strict_json
 from trustfed.spiffe.ids import TrustDomain, shown
 
 PAYLOAD_TYPE = "application/vnd.trustfed.mesh+json"
+_AROUND = 512  # bytes of a DSSE envelope beside its payload: names, keyid, one P-256 signature; 330 at most
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,16 @@ def assemble(
     return open_statement(data, trust_domain, key)
 
 
+def check_size(trust_domain: TrustDomain, item: Item) -> None:
+    """Raise Invalid if no statement of `item`, whatever its sequence, would be small enough to be read."""
+    size = (len(_payload(trust_domain, item, MAX_NUMBER)) + 2) // 3 * 4 + _AROUND
+    if size > MAX_BYTES:
+        raise Invalid(
+            f"{kind_of(item)} {item.name} would be {size} bytes long when it is told to others",
+            hint=f"at most {MAX_BYTES}: name whole trust domains (spiffe://DOMAIN) instead of many callers",
+        )
+
+
 def open_statement(data: bytes, trust_domain: TrustDomain, key: PublicationKey) -> Statement:
     """The statement in `data`, if it is `trust_domain`'s and signed by the pinned `key`.
 
@@ -67,8 +78,10 @@ def open_statement(data: bytes, trust_domain: TrustDomain, key: PublicationKey) 
     if document["trust_domain"] != trust_domain.name:
         raise Denied(f"{what} speaks of another trust domain, {shown(document['trust_domain'])}")
     kind, body, sequence = document["kind"], document["body"], document["sequence"]
-    if not isinstance(kind, str) or not isinstance(body, dict) or type(sequence) is not int or sequence < 1:
+    if not isinstance(kind, str) or not isinstance(body, dict) or type(sequence) is not int:
         raise Invalid(f"a member of {what} has the wrong type")
+    if not 1 <= sequence <= MAX_NUMBER:
+        raise Invalid(f"the sequence of {what} is {shown(sequence)}", hint=f"1 to {MAX_NUMBER}")
     item = item_of(kind, body)
     if item.name != document["name"]:
         raise Invalid(f"{what} is named {shown(document['name'])}, what it says {shown(item.name)}")

@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol, Readable):
     # What the transport tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Fix who calls; too many of one user, or nobody: closed at once."""
+        """Fix who calls; too many of one user, or nobody: closed at once. On TCP the kernel says uid -1 for everybody."""
         self._transport = cast(asyncio.Transport, transport)
         descriptor: int = transport.get_extra_info("socket").fileno()
         # The event loop owns the descriptor: a plain socket object is lent to `accept`, and given back.
@@ -68,6 +68,8 @@ class Connection(asyncio.Protocol, Readable):
             size = _CREDENTIALS.size
             uid: int = _CREDENTIALS.unpack(lent.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1]
             user = self._ledger.admit(uid)
+            if user is None and self._limits.replace:
+                user = self._replace_oldest(uid)
             if user is None:
                 return self._abort()
             self._uid, self._user = uid, user
@@ -85,8 +87,26 @@ class Connection(asyncio.Protocol, Readable):
         self._transport.set_write_buffer_limits(high=self._limits.write_buffer)
         return None
 
+    def _replace_oldest(self, uid: int) -> User | None:
+        """Who has opened all the connections there may be locks nobody out. One without a call gives way first."""
+        same = [one for one in self._connections if one._uid == uid]
+        if not same:
+            return None
+        oldest = min(same, key=lambda one: (one._calling, one._since))
+        status.LOG.info("connection closed", uid=uid, why="a newer one takes its place")
+        oldest._abort()
+        oldest._let_go()
+        return self._ledger.admit(uid)
+
+    @property
+    def _calling(self) -> bool:
+        return self._session is not None and bool(self._session.streams)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything this connection held."""
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._closed = True
         if self._session is not None:
             self._session.end()

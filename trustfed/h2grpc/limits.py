@@ -19,6 +19,8 @@ class Limits:
     concurrent_streams: int = 100
     connections: int = 4096
     connections_per_user: int = 1024
+    replace: bool = False
+    """A connection too many takes the place of its user's oldest, one without a call first; else it is closed itself."""
     held_per_connection: int = 512 * 1024
     """Bytes of unfinished requests that one connection may make the server keep."""
     held_per_user: int = 4 * 1024 * 1024

@@ -1,12 +1,15 @@
-"""The gRPC server of a Unix socket: routes in, connections bounded, an orderly end."""
+"""The gRPC server of a Unix socket or a loopback port: routes in, connections bounded, an orderly end."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from trustfed.errors import Invalid
 from trustfed.h2grpc.connection import Accept, Connection
 from trustfed.h2grpc.deadlines import Deadlines
 from trustfed.h2grpc.limits import Ledger, Limits
@@ -37,7 +40,7 @@ class GrpcServer:
         self._limits = limits or Limits()
         self._clock = clock
         self._connections: set[Connection] = set()
-        self._sockets: list[tuple[SocketFile, asyncio.Server]] = []
+        self._sockets: list[tuple[SocketFile | None, asyncio.Server]] = []
         self._ledger: Ledger | None = None
         self._deadlines: Deadlines | None = None
         self._sweeping: asyncio.TimerHandle | None = None
@@ -52,19 +55,34 @@ class GrpcServer:
 
         Raises Invalid, Conflict or Unavailable as `socket_file.listen` says. May be called for several paths.
         """
+        file = listen(path, mode)
+        server = await asyncio.get_running_loop().create_unix_server(self._factory(), sock=file.socket)
+        self._began(file, server)
+
+    async def serve_tcp(self, listener: socket.socket) -> None:
+        """Answer on `listener`, a socket of `trustfed.runtime.sockets.listen_tcp` on loopback, and return.
+
+        No client certificate is asked for and the kernel knows no user of such a peer: all of them count as one user.
+        Raises Invalid for an address that others can reach.
+        """
+        if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+            listener.close()
+            raise Invalid("this server has no way to know its callers", hint="listen at 127.0.0.1 or [::1]")
+        self._began(None, await asyncio.get_running_loop().create_server(self._factory(), sock=listener))
+
+    def _factory(self) -> Callable[[], Connection]:
         loop = asyncio.get_running_loop()
         if self._ledger is None:
             self._ledger = Ledger(self._limits, self._clock, loop.call_soon)
         if self._deadlines is None:
             self._deadlines = Deadlines(loop)
         ledger, deadlines = self._ledger, self._deadlines
-        file = listen(path, mode)
-        server = await loop.create_unix_server(
-            lambda: Connection(self._routes, self._accept, ledger, self._connections, loop, deadlines), sock=file.socket
-        )
+        return lambda: Connection(self._routes, self._accept, ledger, self._connections, loop, deadlines)
+
+    def _began(self, file: SocketFile | None, server: asyncio.Server) -> None:
         self._sockets.append((file, server))
         if self._sweeping is None:
-            self._sweeping = loop.call_later(_SWEEP, self._sweep)
+            self._sweeping = asyncio.get_running_loop().call_later(_SWEEP, self._sweep)
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -82,7 +100,8 @@ class GrpcServer:
         end = loop.time() + within
         for file, server in self._sockets:
             server.close()
-            file.remove()
+            if file is not None:
+                file.remove()
         self._sockets.clear()
         for connection in list(self._connections):
             connection.leave()

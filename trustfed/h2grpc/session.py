@@ -37,6 +37,8 @@ class Carrier(Protocol):
 
     write_paused: bool
 
+    def flush(self) -> None: ...
+
     def flush_soon(self) -> None: ...
 
 
@@ -187,6 +189,8 @@ class Session:
                 stream.reset(ErrorCodes.CANCEL)
             elif stream.overdue and slow > limits.drip:
                 stream.end(Refused(Code.DEADLINE_EXCEEDED, "the request was never finished"))
+            elif stream.part_since and now - stream.part_since > limits.drip:
+                stream.end(Refused(Code.DEADLINE_EXCEEDED, "a message was never finished"))
 
     def leave(self) -> None:
         """Send the client elsewhere; calls whose one answer is being made may finish, the others end now."""

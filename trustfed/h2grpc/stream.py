@@ -22,6 +22,11 @@ from trustfed.h2grpc.wire import Opened, prefixed
 if TYPE_CHECKING:
     from trustfed.h2grpc.session import Session
 
+_COSTS = 64
+"""Bytes that a message which waits for its reader costs beside itself: 50,000 empty ones fit into a window."""
+_CHUNK = 65_536
+"""Bytes made at once: a window of gigabytes must not bring a copy of a whole answer into the socket's buffer."""
+
 
 class Stream:
     """One call; also the `Feed` that a `Watch` handler sends by."""
@@ -31,6 +36,8 @@ class Stream:
     answered = False
     """A message has left."""
     done = False
+    part_since = 0.0
+    """Since when a message of a stream of messages is unfinished; 0 while none is."""
     # What many calls never change is kept in the class.
     _buffer: bytes | bytearray = b""
     _begun = False
@@ -39,6 +46,7 @@ class Stream:
     _newest: bytes | None = None
     _verdict: tuple[Code, str] | None = None
     _arrived: deque[bytes] | None = None
+    _unread = 0
     _ended: asyncio.Future[None] | None = None
     _room: asyncio.Future[None] | None = None
     _release: Callable[[], None] | None = None
@@ -103,10 +111,13 @@ class Stream:
                 break
             else:
                 self._arrived.append(bytes(buffer[at + 5 : following]))
+                self._unread += size + _COSTS
                 at = following
                 self._wake_reader()
         if not self.done:
             self._buffer = buffer[at:] if at else buffer
+            if self._arrived is not None and (at or not self.part_since):
+                self.part_since = self.session.now() if self._buffer else 0.0
 
     def half_close(self) -> None:
         """The peer has said all it had to say: a single-message method answers now."""
@@ -144,8 +155,8 @@ class Stream:
 
     @property
     def held(self) -> int:
-        """Bytes of the request kept: the size of an unfinished message and of those not yet read."""
-        return len(self._buffer) + (sum(map(len, self._arrived)) if self._arrived else 0)
+        """Bytes of the request kept: the size of an unfinished message, and what those not yet read cost."""
+        return len(self._buffer) + self._unread
 
     @property
     def overdue(self) -> bool:
@@ -163,8 +174,10 @@ class Stream:
         while True:
             if arrived:
                 message = arrived.popleft()
+                self._unread -= len(message) + _COSTS
                 self.session.consumed(self.identifier, 5 + len(message))
                 yield message
+                del message  # while the next one is waited for, which may be long
             elif self.complete:
                 if self._buffer:
                     raise Refused(Code.INTERNAL, "the request ended within a message")
@@ -208,6 +221,7 @@ class Stream:
         try:
             async for message in messages:
                 self._send(message)
+                del message  # while its reader takes it, which may be long, one copy is enough
                 self.session.carrier.flush_soon()
                 if self._out is not None:
                     self._room = self.session.loop.create_future()
@@ -281,6 +295,8 @@ class Stream:
             left = len(out) - self._at
             http2.data(self.identifier, out if left <= room and not self._at else out[self._at : self._at + room])
             self._at += room
+            if http2.unsent >= _CHUNK:
+                session.carrier.flush()
             if left <= room:
                 self._out = None
                 self.answered = True
@@ -309,6 +325,7 @@ class Stream:
         self._out = self._newest = None
         if self._arrived:
             self._arrived.clear()
+            self._unread = 0
         if self._tick is not None:
             self.session.deadlines.drop(self, self._tick)
         if self._release is not None:

@@ -179,6 +179,11 @@ class Http2(Quick):
         stream = self.streams[stream_id]
         return min(self.outbound_flow_control_window, stream.outbound_flow_control_window, self.max_outbound_frame_size)
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for `data_to_send`."""
+        return len(self._data_to_send)
+
     def begin(self, stream_id: int) -> None:
         """Send the response's headers."""
         machine = self.streams[stream_id].state_machine
@@ -228,9 +233,13 @@ class Http2(Quick):
         self._data_to_send += GoAwayFrame(0, last_stream_id=last, error_code=int(code)).serialize()
 
 
+class Framed(bytes):
+    """A message that has its prefix already: streams that are sent the same one share these bytes."""
+
+
 def prefixed(message: bytes) -> bytes:
     """Give `message` gRPC's 5-byte prefix: uncompressed, its length."""
-    return _MESSAGE_PREFIX.pack(0, len(message)) + message
+    return message if isinstance(message, Framed) else _MESSAGE_PREFIX.pack(0, len(message)) + message
 
 
 def _moves(frame: Any) -> bool:

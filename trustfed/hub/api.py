@@ -17,6 +17,7 @@ from trustfed.errors import NotFound
 from trustfed.hub import presentation as show
 from trustfed.hub.access import Caller
 from trustfed.hub.domains import check_reason
+from trustfed.hub.mesh.compose import HubMeshParts
 from trustfed.hub.operations import Operations
 from trustfed.hub.orders import ApiTokenOrder, DomainInvitation, GrantOffer, RootRetirement, Why, moment_of
 from trustfed.hub.protection import ROUND, Protection
@@ -49,6 +50,7 @@ class Parts:
     software: str
     svid_not_after: Callable[[], datetime]
     protection: Protection | None = None
+    mesh: HubMeshParts | None = None
 
 
 class Allowed:

@@ -29,6 +29,8 @@ from trustfed.hub.clusters_door import ClustersDoor
 from trustfed.hub.config import HubConfig
 from trustfed.hub.events import SCHEMA, HubCreated, RootCreated, RootPrepared, RootRetired, codec
 from trustfed.hub.identity import Identity, IdentityPolicy, Present
+from trustfed.hub.manifest_files import ManifestFiles
+from trustfed.hub.mesh.compose import HubMeshParts
 from trustfed.hub.operations import Operations
 from trustfed.hub.peers import Peers
 from trustfed.hub.protection import Protection
@@ -116,22 +118,26 @@ class _Hub:
         self._https_tls: ReloadingContext | None = None
         targets = open_targets(config.publication)
         self._publisher = Publisher(targets, clock, random.SystemRandom().random) if targets else None
-        self._publication = Publication(self._publisher)
+        self._manifests = ManifestFiles(config.data_dir / "manifests")
+        self._publication = Publication(self._publisher, self._manifests)
         self._relay = Relay(self._publication.pushed)
         self._publication.on_arrival(self._relay.pushed)
         ttl = config.publication.timestamp_ttl
-        self._protection = Protection(lambda: ground.fold.state, ground.keys, clock, ttl, self._begin_round)
+        self._protection = Protection(
+            lambda: ground.fold.state, ground.keys, clock, ttl, self._begin_round, self._manifests
+        )
         if self._publisher:
             self._publisher.add_round(self._protection)
         self._chores = Chores(ground.fold, ground.signer, ground.identity, clock, os.urandom, self._renewed)
         self._clusters = ClustersDoor()
+        self._mesh: HubMeshParts | None = None
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Open the doors, follow the journal, and close in reverse."""
         fold, config = self._ground.fold, self._config
         position = fold.position
         await self._chores.do()
-        self._publication.start(fold.state)
+        await asyncio.to_thread(self._publication.start, fold.state)
         https = listen_tcp(config.https.listen)
         admin = listen_unix(config.admin_path)
         addresses = {
@@ -139,21 +145,27 @@ class _Hub:
             "https": self._advertised(config.https.advertise, address_of(https)),
             "admin_socket": str(config.admin_path),
         }
-        operations = Operations(fold, self._ground.signer, self._clock, os.urandom, addresses["https"])
+        operations = Operations(fold, self._ground.signer, self._clock, os.urandom, addresses["https"], self._manifests)
+        metrics = self._metrics()
+        self._mesh = HubMeshParts(operations, self._relay, self._clock, config.mesh.reach(), metrics)
+        self._mesh.relay.start(fold.state)
         parts = Parts(
             operations=operations,
             relay=self._relay,
             publication=self._publication,
             journal=self._ground.store.journal,
-            metrics=self._metrics(),
+            metrics=metrics,
             addresses=addresses,
             started=self._started,
             software=SOFTWARE,
             svid_not_after=lambda: self._ground.identity.present.not_after,
             protection=self._protection,
+            mesh=self._mesh,
         )
         peers = Peers(lambda: fold.state)
-        self._clusters.add(Federation(operations, self._relay, peers, self._clock, self._protection.refuse).handlers())
+        self._clusters.add(
+            Federation(operations, self._relay, peers, self._clock, self._protection.refuse, self._mesh).handlers()
+        )
         public = https_app(parts, config.policy.intermediate_ttl, lambda: self._ready)
         larger = {"/v1/enrol": MAX_REQUEST, "/v1/resign": MAX_REQUEST, "/v1/envelopes/": envelope.MAX_BYTES}
         self._https_tls = ReloadingContext(self._ground.identity.present.keypair, (), client="none")
@@ -187,6 +199,8 @@ class _Hub:
     async def _until(self, stop: asyncio.Event, position: int) -> None:
         """Run what runs beside the doors, until `stop` is set or one of it fails."""
         work = [self._follow(position), self._chores.run()]
+        if self._mesh:
+            work.append(self._mesh.intake.run())
         if self._publisher:
             work.append(self._publisher.run())
         await together(work, stop)
@@ -197,6 +211,8 @@ class _Hub:
         async for at, event in fold.subscribe(position):
             state = fold.state
             self._relay.on_event(at, event, state)
+            if self._mesh:
+                self._mesh.on_event(at, event, state)
             self._publication.on_event(event, state)
             self._protection.on_event(event)
             if isinstance(event, RootPrepared | RootRetired):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from trustfed.errors import Invalid
 from trustfed.hub.domains import check_suffixes
 from trustfed.runtime.config import SecretFile
 from trustfed.runtime.logs import LogConfig
+from trustfed.runtime.reach import Reach
 from trustfed.runtime.sockets import check_addresses, check_path
 from trustfed.spiffe.ids import TrustDomain
 
@@ -90,6 +92,25 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """What clusters may say of their meshes."""
+
+    # Networks whose addresses a gateway may have although they lead nowhere from elsewhere: loopback, link-local and such.
+    allow_networks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for network in self.allow_networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise Invalid(f"[mesh] allow_networks has {network!r}", hint="a network as 10.0.0.0/8") from None
+
+    def reach(self) -> Reach:
+        """Which addresses a gateway may have."""
+        return Reach(allow=tuple(ipaddress.ip_network(network) for network in self.allow_networks))
+
+
+@dataclass(frozen=True)
 class HubConfig:
     """Everything the hub process is told."""
 
@@ -104,6 +125,7 @@ class HubConfig:
     keys: KeysConfig = field(default_factory=KeysConfig)
     publication: PublicationConfig = field(default_factory=PublicationConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
+from trustfed.hub.mesh import events as mesh
 from trustfed.journal.events import Codec
 
-SCHEMA = 2  # of the fold's snapshot; raise it with every change of state.py
+SCHEMA = 3  # of the fold's snapshot; raise it with every change of state.py
 
 
 class HubCreated(msgspec.Struct, frozen=True):
@@ -225,6 +226,8 @@ HubEvent = (
     | GrantEnded
     | ApiTokenIssued
     | ApiTokenRevoked
+    | mesh.MeshTold
+    | mesh.MeshWithdrawn
 )
 
 KINDS: dict[str, type[msgspec.Struct]] = {
@@ -249,6 +252,7 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     "grant.ended": GrantEnded,
     "token.issued": ApiTokenIssued,
     "token.revoked": ApiTokenRevoked,
+    **mesh.EVENTS,
 }
 
 

@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from bundle_publisher import manifests
+from bundle_publisher.tuf.delegated import Listed
 from ca.authority import check_csr
 from trustfed.errors import Denied, Invalid, Unavailable
 from trustfed.federation.envelope import PublicationKey
@@ -21,6 +23,7 @@ from trustfed.hub import access, clusters_say, domains, grants, protected, roots
 from trustfed.hub.access import Caller
 from trustfed.hub.enrol import EnrolRequest, ResignRequest, check_first, csr_hash
 from trustfed.hub.events import HubEvent
+from trustfed.hub.manifest_files import ManifestFiles
 from trustfed.hub.records import Domain, Grant, Intermediate
 from trustfed.hub.signing import RootSigner, current_root_set
 from trustfed.hub.state import HubState
@@ -65,7 +68,10 @@ class Operations:
         clock: Clock,
         randomness: Callable[[int], bytes],
         https_address: str,
+        manifest_files: ManifestFiles,
     ) -> None:
+        self._manifests = manifest_files
+        self._unpacking = asyncio.Semaphore(2)  # files of 16 MiB: after a restart every cluster sends one at once
         self._fold, self._signer, self._clock, self._randomness = fold, signer, clock, randomness
         self._https_address = https_address
         self._nonces = Nonces(randomness)
@@ -159,14 +165,39 @@ class Operations:
         if clusters_say.endpoints(self.state, domain, said):
             await self._record(f"cluster:{domain}", lambda state: clusters_say.endpoints(state, domain, said))
 
-    async def accept_role(self, domain: str, metadata: bytes, document: bytes, envelope: bytes) -> None:
-        """Record a domain's part of the protected publication, and first the envelope that it lists."""
+    async def hear_mesh(self, domain: str, decide: Callable[[HubState], Sequence[HubEvent]]) -> None:
+        """Record what a domain says of its mesh; durable on return."""
+        await self._record(f"cluster:{domain}", decide)
+
+    async def accept_role(
+        self, domain: str, metadata: bytes, document: bytes, envelope: bytes, packed: bytes = b""
+    ) -> None:
+        """Record a domain's part of the protected publication, and first the envelope and the manifests that it lists."""
         await self.accept_envelope(domain, envelope)
+        if packed:
+            async with self._unpacking:
+                await self._accept_role(domain, metadata, document, packed)
+        else:
+            await self._accept_role(domain, metadata, document, b"")
+
+    async def holds_manifests(self, domain: str) -> bool:
+        """Whether the manifests that the held role of a domain lists lie here: most need not wait to be looked into."""
+        listed = protected.mesh_of(self.state, domain)
+        return listed is None or await asyncio.to_thread(self._manifests.has, listed.sha256, listed.length)
+
+    async def _accept_role(self, domain: str, metadata: bytes, document: bytes, packed: bytes) -> None:
         now = self.now()
-        if protected.accept_role(self.state, domain, metadata, document, now):
+        mesh = await asyncio.to_thread(manifests.unpack, packed) if packed else None
+        listed = await asyncio.to_thread(Listed.of, mesh) if mesh is not None else None
+        if protected.accept_role(self.state, domain, metadata, document, now, listed):
+            if mesh is not None:
+                manifests.read_version(mesh, TrustDomain(domain))
+                await asyncio.to_thread(self._manifests.keep, mesh)
             await self._record(
-                f"cluster:{domain}", lambda state: protected.accept_role(state, domain, metadata, document, now)
+                f"cluster:{domain}", lambda state: protected.accept_role(state, domain, metadata, document, now, listed)
             )
+        elif mesh is not None and listed and listed.sha256 == protected.manifests_of(self.state, domain):
+            await asyncio.to_thread(self._manifests.keep, mesh)  # a restore had lost them
 
     async def install_publication_root(self, caller: Caller, document: bytes, version: int, expires: datetime) -> None:
         """Record the next root of the protected publication, which was checked against those before it."""

@@ -5,7 +5,8 @@ A domain's role is taken, in this order:
  2. its publication key signed the role (bundle_publisher.tuf.delegated)
  3. its version is above every one before under this name, and no later than now
  4. it has not expired, and does not live longer than roles do
- 5. it lists the newest envelope that the hub holds, and the cluster document that came with it, which is that domain's
+ 5. it lists the newest envelope that the hub holds, and the cluster document that came with it, which is that domain's;
+    and the manifests that came with it or were held before, or none
 """
 
 from __future__ import annotations
@@ -28,8 +29,13 @@ MAX_ROLES = 4_500
 SKEW = timedelta(minutes=5)
 
 
-def accept_role(state: HubState, name: str, metadata: bytes, document: bytes, now: datetime) -> list[HubEvent]:
-    """Record a domain's next role; the one that is held changes nothing. Raises Invalid, Denied or Conflict."""
+def accept_role(
+    state: HubState, name: str, metadata: bytes, document: bytes, now: datetime, mesh: Listed | None = None
+) -> list[HubEvent]:
+    """Record a domain's next role; the one that is held changes nothing. `mesh` are the manifests that came with it.
+
+    Raises Invalid, Denied or Conflict.
+    """
     held = state.roles.get(name)
     if held and held.metadata == metadata and held.cluster_document == document:
         return []
@@ -44,7 +50,9 @@ def accept_role(state: HubState, name: str, metadata: bytes, document: bytes, no
         )
     if role.envelope != Listed.of(domain.envelope):  # 5
         raise Denied(f"the role of {name} lists another envelope than its newest", hint="the next one will list it")
-    check_lists(role, domain.envelope, document)
+    if mesh is None and role.mesh is not None and role.mesh == mesh_of(state, name):
+        mesh = role.mesh  # what its mesh became is too long to be published: the file before stays
+    check_lists(role, domain.envelope, document, mesh)
     if cluster_document.read(document, trust_domain).publication_key != key:
         raise Denied(f"the cluster document of {name} names another publication key than the domain's")
     if held is None and len(state.roles) >= MAX_ROLES:
@@ -58,6 +66,20 @@ def held_role(state: HubState, name: str, metadata: bytes, document: bytes, enve
     if held is None or domain is None:
         return False
     return (held.metadata, held.cluster_document, domain.envelope) == (metadata, document, envelope)
+
+
+def manifests_of(state: HubState, name: str) -> str | None:
+    """The SHA-256 of the manifests that the held role of a domain lists; None when it lists none, or there is no role."""
+    listed = mesh_of(state, name)
+    return listed.sha256 if listed else None
+
+
+def mesh_of(state: HubState, name: str) -> Listed | None:
+    """The same, as it is listed."""
+    held, domain = state.roles.get(name), state.domains.get(name)
+    if held is None or not held.metadata or domain is None:
+        return None
+    return open_role(held.metadata, TrustDomain(name), _key(domain.publication_key)).mesh
 
 
 def install_root(state: HubState, document: bytes, version: int, expires: datetime) -> list[HubEvent]:

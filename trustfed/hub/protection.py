@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bundle_publisher.targets.port import Target
-from bundle_publisher.tuf.delegated import open_role
+from bundle_publisher.tuf.delegated import Role, open_role
 from ca.keys.port import KeyStore
 from trustfed.federation.envelope import PublicationKey
 from trustfed.hub import events as e
 from trustfed.hub import protected
+from trustfed.hub.manifest_files import ManifestFiles
 from trustfed.hub.state import HubState
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.timestamps import from_ms
@@ -46,8 +47,10 @@ class Protection:
         clock: Clock,
         ttl: timedelta,
         begin: Callable[[], None] = lambda: None,
+        manifest_files: ManifestFiles | None = None,
     ) -> None:
         """`ttl` is the life of a timestamp; `begin` asks the publisher for a round."""
+        self._manifests = manifest_files
         self._state, self._keys, self._clock, self._ttl, self._begin = state, keys, clock, ttl, begin
         self._online: OnlineKeys | None = None
         self._repository: Repository | None = None
@@ -142,13 +145,18 @@ class Protection:
             known = self._parts.get(name)
             if known is None or known[0] is not role.metadata:
                 opened = open_role(role.metadata, TrustDomain(name), key)
-                known = self._parts[name] = (role.metadata, Part(key, opened, role.envelope, role.cluster_document))
+                part = Part(key, opened, role.envelope, role.cluster_document, self._reading(opened))
+                known = self._parts[name] = (role.metadata, part)
             parts[name] = known[1]
         self._parts = {name: known for name, known in self._parts.items() if name in parts}
         floors = {name: role.version for name, role in state.roles.items()}
         wanted = Wanted(tuple(held.document for held in state.tuf_roots), parts, keys, floors)
         self._last = (*about, wanted)
         return wanted
+
+    def _reading(self, role: Role) -> Callable[[], bytes | None]:
+        files, listed = self._manifests, role.mesh
+        return lambda: files.read(listed.sha256) if files is not None and listed is not None else None
 
     async def _held_keys(self) -> OnlineKeys:
         if self._online is None:

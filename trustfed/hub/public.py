@@ -17,6 +17,7 @@ from trustfed.hub import publication_api
 from trustfed.hub.access import Caller, caller
 from trustfed.hub.api import Allowed, Parts, operator_app
 from trustfed.hub.enrol import read_enrolment, read_resign
+from trustfed.hub.mesh import api as mesh_api
 from trustfed.hub.operations import Admitted
 from trustfed.runtime import logs
 from trustfed.runtime.metrics import CONTENT_TYPE
@@ -38,6 +39,7 @@ def https_app(parts: Parts, intermediate_ttl: timedelta, ready: Callable[[], boo
 
     app = operator_app(parts, bearer, prefix=API, docs=True)
     app.include_router(publication_api.routes(parts), prefix=API)
+    app.include_router(mesh_api.routes(parts), prefix=API)
     _enrolment(app, parts, intermediate_ttl)
     _reading(app, parts)
     health(app, ready)
@@ -58,6 +60,7 @@ def admin_app(parts: Parts, ready: Callable[[], bool]) -> FastAPI:
 
     app = operator_app(parts, peer, docs=True)
     app.include_router(publication_api.routes(parts))
+    app.include_router(mesh_api.routes(parts))
     health(app, ready)
     return app
 

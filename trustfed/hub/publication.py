@@ -8,13 +8,16 @@ from datetime import datetime
 
 import msgspec
 
+from bundle_publisher import manifests
 from bundle_publisher.documents import MAP, bundle_document, bundle_map, bundle_name, trust_domain_of
 from bundle_publisher.publish import Publisher, Status, TargetStatus
 from bundle_publisher.targets.port import Document
 from trustfed.errors import NotFound
 from trustfed.federation.envelope import PublicationKey, open_envelope
-from trustfed.hub.events import DomainRemoved, EnvelopeAccepted
+from trustfed.hub.events import DomainRemoved, EnvelopeAccepted, RolePublished
+from trustfed.hub.manifest_files import ManifestFiles
 from trustfed.hub.messages import Pushed
+from trustfed.hub.protected import manifests_of
 from trustfed.hub.records import Domain
 from trustfed.hub.state import HubState
 from trustfed.spiffe.bundle import Bundle
@@ -31,8 +34,9 @@ class _Held:
 class Publication:
     """Knows every enrolled domain's bundle as its owner last signed it. A publisher is optional."""
 
-    def __init__(self, publisher: Publisher | None) -> None:
-        self._publisher = publisher
+    def __init__(self, publisher: Publisher | None, manifest_files: ManifestFiles | None = None) -> None:
+        self._publisher, self._manifests = publisher, manifest_files
+        self._listed: dict[str, str] = {}  # domain → SHA-256 of its manifests
         self._held: dict[str, _Held] = {}
         self._map: Document | None = None
 
@@ -45,6 +49,9 @@ class Publication:
         """Want everything as it is now, and nothing of removed domains."""
         for domain in state.domains.values():
             self._changed(domain)
+            self._manifests_changed(state, domain.name)
+        if self._manifests:
+            self._manifests.prune(self._listed.values())
         self._want_map()
 
     def on_event(self, event: msgspec.Struct, state: HubState) -> None:
@@ -54,6 +61,10 @@ class Publication:
                 self._changed(state.domains[event.domain])
             case DomainRemoved():
                 self._changed(state.domains[event.name])
+                self._manifests_changed(state, event.name)
+            case RolePublished():
+                self._manifests_changed(state, event.domain)
+                return
             case _:
                 return
         self._want_map()
@@ -108,6 +119,30 @@ class Publication:
         self._held[domain.name] = held
         if self._publisher:
             self._publisher.want(name, lambda: bundle_document(held.bundle, held.body))
+
+    def _manifests_changed(self, state: HubState, name: str) -> None:
+        """Plain readers get the manifests that the domain's newest role lists."""
+        files, domain, listed = self._manifests, TrustDomain(name), manifests_of(state, name)
+        if files is None or listed == self._listed.get(name):
+            return
+        before = self._listed.pop(name, None)
+        if before is not None:
+            files.drop(before)
+        if listed is not None:
+            self._listed[name] = listed
+        if self._publisher is None:
+            return
+        plain, digest = manifests.names(domain)
+
+        def read() -> bytes:
+            data = files.read(listed) if listed else None
+            if data is None:
+                # Not Unavailable: that would say of the target that it is away, and slow every bundle down.
+                raise NotFound(f"the manifests of {name} are not on this hub", hint="its cluster brings them again")
+            return data
+
+        self._publisher.want(plain, (lambda: manifests.document(domain, read())) if listed else None)
+        self._publisher.want(digest, (lambda: manifests.digest_document(domain, read())) if listed else None)
 
     def _want_map(self) -> None:
         if self._publisher:

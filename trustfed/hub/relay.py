@@ -18,6 +18,7 @@ from trustfed.errors import Conflict, Denied, Invalid, TrustfedError
 from trustfed.federation.confirmation import Confirmation
 from trustfed.federation.envelope import Level
 from trustfed.hub import events as e
+from trustfed.hub.mesh.pending import MeshPending
 from trustfed.hub.messages import (
     Pushed,
     Reported,
@@ -63,6 +64,7 @@ class View:
     heard: datetime | None = None
     over: TrustfedError | None = None
     pending: set[Item] = field(default_factory=set)
+    mesh: MeshPending = field(default_factory=MeshPending)
     confirmed: set[str] = field(default_factory=set)  # exporters that confirmed their bundle since the last batch
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _over: asyncio.Event = field(default_factory=asyncio.Event)

@@ -11,6 +11,8 @@ import grpc
 
 from trustfed.errors import Conflict, Denied, Invalid, TrustfedError, Unavailable
 from trustfed.hub import clusters_say, protected
+from trustfed.hub.mesh.compose import HubMeshParts
+from trustfed.hub.mesh.reports import Reports
 from trustfed.hub.messages import grant_message
 from trustfed.hub.operations import Operations
 from trustfed.hub.peers import Peers, Unauthenticated
@@ -49,10 +51,12 @@ class Federation:
         peers: Peers,
         clock: Clock,
         refused: Callable[[str, str], None] = lambda domain, why: None,
+        mesh: HubMeshParts | None = None,
     ) -> None:
         """`refused` is told which domain's role was not taken, and why."""
         self._operations, self._relay, self._peers, self._clock = operations, relay, peers, clock
         self._refused, self._turns = refused, Turns(clock)
+        self._mesh = mesh or HubMeshParts(operations, relay, clock)
         self._log = logs.get("hub.rpc")
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -103,11 +107,13 @@ class Federation:
             await self._abort(context, refused)
             return
         self._log.info("cluster connected", domain=view.domain, software=view.software, position=view.position)
+        reports = Reports(self._mesh.intake, view.domain)
         # Each on its own: a cluster that does not read, and so holds up the writing, is still thrown out in time.
         writing = asyncio.create_task(self._write(view, greeting, context))
         tasks = {
             writing,
-            asyncio.create_task(self._read(view, waiting, context)),
+            asyncio.create_task(self._read(view, waiting, reports, context)),
+            asyncio.create_task(reports.run()),
             asyncio.create_task(waiting.roles(lambda role: self._published(view, role))),
             asyncio.create_task(waiting.told(lambda said: self._operations.tell_endpoints(view.domain, said))),
             asyncio.create_task(self._expire(view)),
@@ -155,7 +161,9 @@ class Federation:
             snapshot=snapshot,
             hub_instance=state.instance,
             time_ms=to_ms(now),
+            mesh_digest=self._mesh.intake.digest(view.domain),
         )
+        self._mesh.relay.greet(view, hello, answered.mesh_digest, self._mesh.intake.refused(view.domain), state)
         greeting = [pb.FromHub(hello=answered), *self._relay.take(view, state)]
         if snapshot:
             greeting.append(pb.FromHub(position=state.position, snapshot_end=pb.SnapshotEnd()))
@@ -173,8 +181,7 @@ class Federation:
                 self._log.warning("bundle endpoints change too often: they wait", domain=domain)
         return waiting
 
-    async def _read(self, view: View, waiting: Waiting, context: Any) -> None:
-        turns = self._turns
+    async def _read(self, view: View, waiting: Waiting, reports: Reports, context: Any) -> None:
         while True:
             try:
                 async with asyncio.timeout(SILENCE_SECONDS):
@@ -184,34 +191,46 @@ class Federation:
             if message is grpc.aio.EOF:
                 return
             view.heard = self._clock.now()
-            match message.WhichOneof("message"):
-                case "envelope":
-                    await turns.envelopes.turn(view.domain, self._clock)
-                    await self._operations.accept_envelope(view.domain, message.envelope)
-                    self._peers.check(view.svid.chain[0], self._clock.now())  # its own bundle may have dropped it
-                    view.mark(("stored", ""))
-                case "acknowledge":
-                    self._relay.acknowledge(view, message.acknowledge, self._operations.state)
-                case "confirmation":
-                    await turns.confirmations.turn(view.domain, self._clock)
-                    state, now = self._operations.state, self._clock.now()
-                    confirmed = clusters_say.confirmed(state, view.domain, message.confirmation, now)
-                    if confirmed is not None:
-                        self._relay.confirm(confirmed, state)
-                case "published":
-                    said = message.published
-                    held = (said.metadata, said.cluster_document, said.envelope)
-                    if not protected.held_role(self._operations.state, view.domain, *held):
-                        waiting.put(said)
-                case "heartbeat":
-                    pass
-                case other:
-                    raise Invalid(f"a cluster sends no {other}", hint="is its software newer than the hub's?")
+            await self._heard(view, waiting, reports, message)
+            del message  # with manifests it is more than a megabyte, and the next one may take a while
+
+    async def _heard(self, view: View, waiting: Waiting, reports: Reports, message: pb.FromCluster) -> None:
+        turns = self._turns
+        match message.WhichOneof("message"):
+            case "envelope":
+                await turns.envelopes.turn(view.domain, self._clock)
+                await self._operations.accept_envelope(view.domain, message.envelope)
+                self._peers.check(view.svid.chain[0], self._clock.now())  # its own bundle may have dropped it
+                view.mark(("stored", ""))
+            case "acknowledge":
+                self._relay.acknowledge(view, message.acknowledge, self._operations.state)
+            case "confirmation":
+                await turns.confirmations.turn(view.domain, self._clock)
+                state, now = self._operations.state, self._clock.now()
+                confirmed = clusters_say.confirmed(state, view.domain, message.confirmation, now)
+                if confirmed is not None:
+                    self._relay.confirm(confirmed, state)
+            case "published":
+                said = message.published
+                held = (said.metadata, said.cluster_document, said.envelope)
+                known = protected.held_role(self._operations.state, view.domain, *held)
+                # After a restore the manifests may not be here.
+                if not known or (said.manifests and not await self._operations.holds_manifests(view.domain)):
+                    waiting.put(said)
+            case "mesh":
+                if message.mesh.last:  # few bytes, and much to compare
+                    await turns.meshes.turn(view.domain, self._clock)
+                reports.put(message.mesh)
+            case "heartbeat":
+                pass
+            case other:
+                raise Invalid(f"a cluster sends no {other}", hint="is its software newer than the hub's?")
 
     async def _published(self, view: View, said: pb.Published) -> None:
         """Take a domain's part of the protected publication; what is refused is told to operators, and ends no stream."""
         try:
-            await self._operations.accept_role(view.domain, said.metadata, said.cluster_document, said.envelope)
+            about = (said.metadata, said.cluster_document, said.envelope, said.manifests)
+            await self._operations.accept_role(view.domain, *about)
         except (Denied, Invalid, Conflict) as error:
             self._log.warning("role refused", domain=view.domain, error=error.message)
             self._refused(view.domain, error.message)
@@ -229,6 +248,12 @@ class Federation:
                 async with asyncio.timeout(max(until - monotonic(), 0.001)):
                     await view.changed()
             for message in self._relay.take(view, self._operations.state):
+                await context.write(message)
+            # One that came meanwhile, too: it goes before the routes that rest on it.
+            while any(kind == "grant" for kind, _ in view.pending):
+                for message in self._relay.take(view, self._operations.state):
+                    await context.write(message)
+            for message in self._mesh.relay.take(view):
                 await context.write(message)
             if view.confirmed and monotonic() >= batch_at:
                 for message in self._relay.take_confirmed(view, self._operations.state):

@@ -12,6 +12,8 @@ import msgspec
 from msgspec.structs import replace
 
 from trustfed.hub import events as e
+from trustfed.hub.mesh import events as mesh_events
+from trustfed.hub.mesh import state as mesh
 from trustfed.hub.records import (
     ApiToken,
     Crl,
@@ -45,6 +47,7 @@ class HubState(msgspec.Struct, frozen=True):
     tokens: Table[ApiToken] = msgspec.field(default_factory=Table)
     roles: Table[PublishedRole] = msgspec.field(default_factory=Table)  # of the protected publication, by domain
     tuf_roots: tuple[TufRoot, ...] = ()  # version n at index n - 1
+    mesh: mesh.HubMesh = mesh.HubMesh()
 
     @property
     def active_root(self) -> Root:
@@ -178,7 +181,11 @@ def _(event: e.DomainRemoved, s: HubState) -> HubState:
     if role:  # whoever enrols under this name later publishes above its version
         roles = roles.put(event.name, PublishedRole(role.version))
     return replace(
-        s, domains=s.domains.put(event.name, domain), invitations=s.invitations.drop(old.token_hash), roles=roles
+        s,
+        domains=s.domains.put(event.name, domain),
+        invitations=s.invitations.drop(old.token_hash),
+        roles=roles,
+        mesh=mesh.removed(s.mesh, event.name),
     )
 
 
@@ -293,3 +300,13 @@ def _(event: e.ApiTokenIssued, s: HubState) -> HubState:
 def _(event: e.ApiTokenRevoked, s: HubState) -> HubState:
     token = replace(s.tokens[event.id], revoked=True)
     return replace(s, tokens=s.tokens.put(event.id, token))
+
+
+@_apply.register
+def _(event: mesh_events.MeshTold, s: HubState) -> HubState:
+    return replace(s, mesh=mesh.told(s.mesh, event))
+
+
+@_apply.register
+def _(event: mesh_events.MeshWithdrawn, s: HubState) -> HubState:
+    return replace(s, mesh=mesh.withdrawn(s.mesh, event))

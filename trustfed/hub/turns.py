@@ -17,7 +17,7 @@ from trustfed.runtime.pace import Paces
 from trustfed.runtime.waiting import news_or_time
 
 MESSAGES = (10, 1.0)
-"""Envelopes, and confirmations: ten at once, then one a second."""
+"""Envelopes, confirmations, and reports of a whole mesh: ten at once, then one a second."""
 ENDPOINTS = (4, 600.0)
 """Other bundle endpoints: each is an event here and in every importer's journal."""
 SAME_ENVELOPE = (5, 600.0)
@@ -32,6 +32,7 @@ class Turns:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.envelopes, self.confirmations = Paces(*MESSAGES), Paces(*MESSAGES)
+        self.meshes = Paces(*MESSAGES)
         self.endpoints = Paces(*ENDPOINTS)
         self._same, self._new = Paces(*SAME_ENVELOPE), Paces(*NEW_ENVELOPE)
         self._listed: dict[str, bytes] = {}
@@ -73,6 +74,7 @@ class Waiting:
                     continue
                 role, self._role = self._role, None
                 await take(role)
+                del role  # with manifests it is more than a megabyte, and the next one may come in a day
 
     async def told(self, tell: Callable[[Sequence[str]], Awaitable[None]]) -> None:
         """Tell the endpoints when it is their turn; ends only with an error of `tell`."""

@@ -56,6 +56,8 @@ class ClusterHello(_message.Message):
     LEVELS_FIELD_NUMBER: _builtins.int
     HUB_INSTANCE_FIELD_NUMBER: _builtins.int
     BUNDLE_ENDPOINTS_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    MESH_DIGEST_FIELD_NUMBER: _builtins.int
     protocol_min: _builtins.int
     protocol_max: _builtins.int
     software: _builtins.str
@@ -65,6 +67,8 @@ class ClusterHello(_message.Message):
     """root set it holds"""
     hub_instance: _builtins.str
     """which hub journal `position` counts in; another instance means a snapshot"""
+    mesh_digest: _builtins.bytes
+    """of its own mesh statements: where the hub's is the same, the hub knows that it lacks none of them"""
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -74,6 +78,10 @@ class ClusterHello(_message.Message):
     @_builtins.property
     def bundle_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """https://HOST:PORT of this domain's own bundle endpoints, for peers while the hub is away"""
+
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutesHeld]:
+        """what it holds of each exporter's routes: the hub sends those anew that differ"""
 
     def __init__(
         self,
@@ -87,10 +95,12 @@ class ClusterHello(_message.Message):
         levels: _abc.Iterable[Global___Level] | None = ...,
         hub_instance: _builtins.str = ...,
         bundle_endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        routes: _abc.Iterable[Global___RoutesHeld] | None = ...,
+        mesh_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_endpoints", b"bundle_endpoints", "features", b"features", "hub_instance", b"hub_instance", "levels", b"levels", "position", b"position", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "root_version", b"root_version", "software", b"software"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_endpoints", b"bundle_endpoints", "features", b"features", "hub_instance", b"hub_instance", "levels", b"levels", "mesh_digest", b"mesh_digest", "position", b"position", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "root_version", b"root_version", "routes", b"routes", "software", b"software"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -205,6 +215,8 @@ class FromHub(_message.Message):
     STORED_FIELD_NUMBER: _builtins.int
     SNAPSHOT_END_FIELD_NUMBER: _builtins.int
     CONFIRMATIONS_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    MESH_REFUSED_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """hub journal position this message brings the reader to; 0: not a journalled fact"""
     crl: _builtins.bytes
@@ -237,6 +249,14 @@ class FromHub(_message.Message):
     def confirmations(self) -> Global___Confirmations:
         """the newest of each exporter; in memory only at the hub"""
 
+    @_builtins.property
+    def routes(self) -> Global___Routes:
+        """what this cluster imports; compared by digest on every stream, so it has no position"""
+
+    @_builtins.property
+    def mesh_refused(self) -> Global___MeshRefused:
+        """of what this cluster said of its own mesh"""
+
     def __init__(
         self,
         *,
@@ -251,12 +271,14 @@ class FromHub(_message.Message):
         stored: Global___EnvelopeStored | None = ...,
         snapshot_end: Global___SnapshotEnd | None = ...,
         confirmations: Global___Confirmations | None = ...,
+        routes: Global___Routes | None = ...,
+        mesh_refused: Global___MeshRefused | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmations", b"confirmations", "consumer", b"consumer", "crl", b"crl", "envelope", b"envelope", "grant", b"grant", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "root_set", b"root_set", "snapshot_end", b"snapshot_end", "stored", b"stored"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmations", b"confirmations", "consumer", b"consumer", "crl", b"crl", "envelope", b"envelope", "grant", b"grant", "heartbeat", b"heartbeat", "hello", b"hello", "mesh_refused", b"mesh_refused", "message", b"message", "root_set", b"root_set", "routes", b"routes", "snapshot_end", b"snapshot_end", "stored", b"stored"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmations", b"confirmations", "consumer", b"consumer", "crl", b"crl", "envelope", b"envelope", "grant", b"grant", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "position", b"position", "root_set", b"root_set", "snapshot_end", b"snapshot_end", "stored", b"stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmations", b"confirmations", "consumer", b"consumer", "crl", b"crl", "envelope", b"envelope", "grant", b"grant", "heartbeat", b"heartbeat", "hello", b"hello", "mesh_refused", b"mesh_refused", "message", b"message", "position", b"position", "root_set", b"root_set", "routes", b"routes", "snapshot_end", b"snapshot_end", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "grant", "envelope", "consumer", "root_set", "crl", "heartbeat", "stored", "snapshot_end", "confirmations"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "grant", "envelope", "consumer", "root_set", "crl", "heartbeat", "stored", "snapshot_end", "confirmations", "routes", "mesh_refused"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -416,22 +438,26 @@ class Published(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     CLUSTER_DOCUMENT_FIELD_NUMBER: _builtins.int
     ENVELOPE_FIELD_NUMBER: _builtins.int
+    MANIFESTS_FIELD_NUMBER: _builtins.int
     metadata: _builtins.bytes
     """TUF targets metadata, JSON"""
     cluster_document: _builtins.bytes
     """the target clusters/NAME: where nodes of this domain attest"""
     envelope: _builtins.bytes
     """the target envelopes/NAME, exactly the bytes that `metadata` lists"""
+    manifests: _builtins.bytes
+    """the target mesh/NAME, packed (bundle_publisher.manifests); empty when `metadata` lists none"""
     def __init__(
         self,
         *,
         metadata: _builtins.bytes = ...,
         cluster_document: _builtins.bytes = ...,
         envelope: _builtins.bytes = ...,
+        manifests: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_document", b"cluster_document", "envelope", b"envelope", "metadata", b"metadata"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_document", b"cluster_document", "envelope", b"envelope", "manifests", b"manifests", "metadata", b"metadata"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -528,11 +554,42 @@ class MeshName(_message.Message):
 Global___MeshName: _TypeAlias = MeshName  # noqa: Y015
 
 @_typing.final
+class RoutesHeld(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPORTER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    exporter: _builtins.str
+    digest: _builtins.bytes
+    """over KIND/NAME → sequence (trustfed.federation.mesh_digest)"""
+    def __init__(
+        self,
+        *,
+        exporter: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "exporter", b"exporter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoutesHeld: _TypeAlias = RoutesHeld  # noqa: Y015
+
+@_typing.final
 class Routes(_message.Message):
+    """Changes of several exporters' routes; or, with `whole_of`, part of all that one exporter offers this cluster."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     UPSERT_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
+    WHOLE_OF_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    whole_of: _builtins.str
+    """what no part names of this exporter is gone"""
+    last: _builtins.bool
+    """the last part of it"""
     @_builtins.property
     def upsert(self) -> _containers.RepeatedCompositeFieldContainer[Global___Route]: ...
     @_builtins.property
@@ -542,10 +599,12 @@ class Routes(_message.Message):
         *,
         upsert: _abc.Iterable[Global___Route] | None = ...,
         remove: _abc.Iterable[Global___RouteName] | None = ...,
+        whole_of: _builtins.str = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["remove", b"remove", "upsert", b"upsert"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "remove", b"remove", "upsert", b"upsert", "whole_of", b"whole_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

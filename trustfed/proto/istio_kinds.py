@@ -6,6 +6,7 @@ istio/istio and istio/api.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,6 +34,19 @@ ASKED = (
     "networking.istio.io/v1/WorkloadEntry",
     "networking.istio.io/v1/WorkloadGroup",
 )
+
+
+_PRINTABLE = bytes(range(0x20, 0x7F))
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def plain(manifest: bytes) -> bool:
+    """Whether these are characters that istiod's YAML reader takes: one that it does not take costs it a whole folder.
+
+    Printable ASCII (a DEL, or U+FFFE as it stands, is a control character there), and no escape of half a character: what JSON
+    writes as two `\\u` escapes is an error in YAML.
+    """
+    return not manifest.translate(None, _PRINTABLE) and _SURROGATE.search(manifest) is None
 
 
 @dataclass(frozen=True)

@@ -541,8 +541,10 @@ class OutlierDetection(_message.Message):
     INTERVAL_FIELD_NUMBER: _builtins.int
     BASE_EJECTION_TIME_FIELD_NUMBER: _builtins.int
     MAX_EJECTION_PERCENT_FIELD_NUMBER: _builtins.int
+    MIN_HEALTH_PERCENT_FIELD_NUMBER: _builtins.int
     CONSECUTIVE_5XX_ERRORS_FIELD_NUMBER: _builtins.int
     max_ejection_percent: _builtins.int
+    min_health_percent: _builtins.int
     @_builtins.property
     def interval(self) -> _duration_pb2.Duration: ...
     @_builtins.property
@@ -555,11 +557,12 @@ class OutlierDetection(_message.Message):
         interval: _duration_pb2.Duration | None = ...,
         base_ejection_time: _duration_pb2.Duration | None = ...,
         max_ejection_percent: _builtins.int = ...,
+        min_health_percent: _builtins.int = ...,
         consecutive_5xx_errors: _wrappers_pb2.UInt32Value | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base_ejection_time", b"base_ejection_time", "consecutive_5xx_errors", b"consecutive_5xx_errors", "interval", b"interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_ejection_time", b"base_ejection_time", "consecutive_5xx_errors", b"consecutive_5xx_errors", "interval", b"interval", "max_ejection_percent", b"max_ejection_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_ejection_time", b"base_ejection_time", "consecutive_5xx_errors", b"consecutive_5xx_errors", "interval", b"interval", "max_ejection_percent", b"max_ejection_percent", "min_health_percent", b"min_health_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -813,16 +816,48 @@ class Rule(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     FROM_FIELD_NUMBER: _builtins.int
+    WHEN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def when(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]: ...
     def __init__(
         self,
+        *,
+        when: _abc.Iterable[Global___Condition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rule: _TypeAlias = Rule  # noqa: Y015
+
+@_typing.final
+class Condition(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    NOT_VALUES_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def not_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+        not_values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "not_values", b"not_values", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Condition: _TypeAlias = Condition  # noqa: Y015
 
 @_typing.final
 class Source(_message.Message):

@@ -25,6 +25,7 @@ from trustfed.spiffe import strict_json
 MAX_ORDER = 4 * 1024 * 1024
 MAX_ROOT = 512_000
 MAX_DOMAINS = 10_000
+MAX_MANIFESTS = 16 * 1024 * 1024
 _ERRORS: dict[str, type[TrustfedError]] = {
     kind.__name__: kind for kind in (Conflict, Denied, Invalid, NotFound, Unavailable)
 }
@@ -34,12 +35,14 @@ _ERRORS: dict[str, type[TrustfedError]] = {
 class Wanted:
     """A domain to be read. `publication_key` (SPKI) pins who must have signed it; "" relies on TUF's delegation alone.
 
-    `held` is the SHA-256 (hex) of the envelope that the asker has: the same one is not sent again.
+    `held` is the SHA-256 (hex) of the envelope that the asker has: the same one is not sent again. With `mesh` the
+    manifests of its istiods are read as well.
     """
 
     trust_domain: str
     publication_key: bytes = b""
     held: str = ""
+    mesh: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class Order:
 class Found:
     """One domain as the store has it, verified. `envelope` is empty when it is the one that is held.
 
-    `signed_at` is when the domain itself last said that this is its newest; `cluster` its cluster document.
+    `signed_at` is when the domain itself last said that this is its newest; `cluster` its cluster document; `mesh` its
+    manifests, if they were asked for.
     """
 
     trust_domain: str
@@ -81,6 +85,7 @@ class Found:
     cluster: bytes
     role_version: int
     signed_at: datetime
+    mesh: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def write_order(order: Order) -> bytes:
             "root": _text(order.root),
             "state": str(order.state),
             "now_ms": to_ms(order.now),
-            "domains": [[one.trust_domain, _text(one.publication_key), one.held] for one in order.domains],
+            "domains": [[one.trust_domain, _text(one.publication_key), one.held, one.mesh] for one in order.domains],
             "accept_stale_ms": order.accept_stale // timedelta(milliseconds=1),
             "limits": dataclasses.asdict(order.limits),
             "max_bytes": order.max_bytes,
@@ -130,7 +135,9 @@ def read_order(data: bytes) -> Order:
             _binary(said["root"]),
             Path(said["state"]),
             from_ms(said["now_ms"]),
-            tuple(Wanted(name, _binary(key), held) for name, key, held in said["domains"][: MAX_DOMAINS + 1]),
+            tuple(
+                Wanted(name, _binary(key), held, mesh) for name, key, held, mesh in said["domains"][: MAX_DOMAINS + 1]
+            ),
             timedelta(milliseconds=said["accept_stale_ms"]),
             Limits(**said["limits"]),
             int(said["max_bytes"]),
@@ -155,6 +162,7 @@ def write_answer(answer: Answer) -> bytes:
                     "cluster": _text(one.cluster),
                     "role_version": one.role_version,
                     "signed_at_ms": to_ms(one.signed_at),
+                    "mesh": _text(one.mesh),
                 }
                 for one in answer.found
             ],
@@ -187,6 +195,7 @@ def read_answer(data: bytes, limit: int) -> Answer:
                     _binary(one["cluster"]),
                     one["role_version"],
                     from_ms(one["signed_at_ms"]),
+                    _binary(one["mesh"]),
                 )
                 for one in said["found"]
             ),

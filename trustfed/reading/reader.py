@@ -4,7 +4,7 @@
  2. root: from the pinned one version by version, each signed by the one before and by itself (TUF §5.3)
  3. timestamp, snapshot, targets (§5.4 to §5.6): signed, none older than one seen, none expired, each the one that the
     last one names. An expired timestamp is accepted only when asked for, and only for so long
- 4. the role of a domain is delegated to exactly one key, for exactly its two files; the pinned key, when there is one
+ 4. the role of a domain is delegated to exactly one key, for exactly its own files; the pinned key, when there is one
  5. the role itself: signed by that key, not expired, the version that the snapshot names; and not signed in the future
  6. its files: of the length and hash that the role lists
  7. the envelope is opened with that key as from any hand; the cluster document is this domain's and names this key
@@ -34,7 +34,7 @@ from trustfed.errors import Denied, Invalid, NotFound, TrustfedError, Unavailabl
 from trustfed.federation import cluster_document, envelope
 from trustfed.federation.envelope import PublicationKey, open_envelope
 from trustfed.reading.fetcher import BASE, SourceFetcher
-from trustfed.reading.order import MAX_DOMAINS, MAX_ROOT, Answer, Found, Order, Wanted
+from trustfed.reading.order import MAX_DOMAINS, MAX_MANIFESTS, MAX_ROOT, Answer, Found, Order, Wanted
 from trustfed.reading.sources.port import Source
 from trustfed.runtime.files import DirectoryLock, private_directory
 from trustfed.spiffe.ids import TrustDomain
@@ -172,7 +172,8 @@ def _domain(updater: _Updater, wanted: Wanted, folder: Path, now: datetime) -> F
     if cluster_document.read(document, domain).publication_key != key:
         raise Denied(f"the cluster document of {domain} names another publication key than the one that signed it")
     same = hashlib.sha256(data).hexdigest() == wanted.held
-    return Found(domain.name, key.spki, b"" if same else data, document, role.version, signed_at)
+    mesh = _file(updater, role, f"mesh/{domain.name}", MAX_MANIFESTS) if wanted.mesh else b""
+    return Found(domain.name, key.spki, b"" if same else data, document, role.version, signed_at, mesh)
 
 
 def _delegated_key(targets: Targets, domain: TrustDomain) -> PublicationKey:
@@ -183,10 +184,10 @@ def _delegated_key(targets: Targets, domain: TrustDomain) -> PublicationKey:
         raise NotFound(
             f"the store has nothing of trust domain {domain}", hint="is the name right, and has it published?"
         )
-    paths = [f"clusters/{domain.name}", f"envelopes/{domain.name}"]
-    if sorted(role.paths or []) != paths or role.threshold != 1 or len(role.keyids) != 1:
+    paths = [f"clusters/{domain.name}", f"envelopes/{domain.name}", f"mesh/{domain.name}"]
+    if sorted(role.paths or []) not in (paths, paths[:2]) or role.threshold != 1 or len(role.keyids) != 1:
         raise Denied(
-            f"the store delegates {domain} in another way than to one key for its two files",
+            f"the store delegates {domain} in another way than to one key for its own files",
             hint="who publishes there is no trustfed hub, or not to be believed",
         )
     key = delegations.keys.get(role.keyids[0])

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
-from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryUnaryMethod
+from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.config import Configuration
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.protocol import Connection, H2Protocol
@@ -76,6 +77,19 @@ class VerifiedChannel(Channel):
         return protocol
 
 
+class UnixChannel(Channel):
+    """A channel to a server of this machine, by the path of its Unix socket; its messages have the same bound."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path=str(path))
+
+    async def _create_connection(self) -> H2Protocol:
+        protocol = await super()._create_connection()
+        connection = protocol.connection
+        connection.create_stream = functools.partial(_bounded, connection)  # type: ignore[method-assign]
+        return protocol
+
+
 async def unary(channel: Channel, path: str, request: Any, answer: type[Answer], timeout: float) -> Answer:
     """One call and its answer, in our errors; transport trouble and a passed deadline (seconds) are Unavailable."""
     method: UnaryUnaryMethod[Any, Answer] = UnaryUnaryMethod(channel, path, type(request), answer)
@@ -88,6 +102,18 @@ async def stream(channel: Channel, path: str, request: type[Any], answer: type[A
     """A stream of both directions, in our errors, until the block ends; take messages with `receive`."""
     method: StreamStreamMethod[Any, Any] = StreamStreamMethod(channel, path, request, answer)
     async with _our_errors(path), method.open() as opened:
+        yield opened
+        await opened.cancel()
+
+
+@asynccontextmanager
+async def watch(
+    channel: Channel, path: str, request: Any, answer: type[Any], metadata: Mapping[str, str]
+) -> AsyncIterator[Stream[Any, Any]]:
+    """One request and the stream that answers it, in our errors, until the block ends; take messages with `receive`."""
+    method: UnaryStreamMethod[Any, Any] = UnaryStreamMethod(channel, path, type(request), answer)
+    async with _our_errors(path), method.open(metadata=metadata) as opened:
+        await opened.send_message(request, end=True)
         yield opened
         await opened.cancel()
 

@@ -14,6 +14,8 @@ authority can speak for another domain. The steps, cheap ones first:
     d. allows that many signing certificates below it (path length)
     e. has name constraints, if any, that hold for everything below it
     f. made the signature, with an algorithm we accept
+    g. is not marked as one whose key is held outside (EXTERNAL) where the ID is reserved: what signs for a mesh's
+       workloads does not speak for a cluster, a hub or a node
     Several candidates may have the same name; all are tried, at most MAX_SIGNATURES signatures in all.
 
 Presented certificates that are not on the path must parse and are not believed: a root-signed intermediate may follow a
@@ -37,6 +39,8 @@ from trustfed.spiffe.name_constraints import check_names
 from trustfed.spiffe.x509svid import MAX_CHAIN, X509Svid, check_authority, check_signing, read_leaf
 
 MAX_SIGNATURES = 16  # signature checks for one chain
+EXTERNAL = " external authority "
+"""Stands in the subject of an authority of a domain whose key somebody else signs with; no trust domain's name has a blank."""
 
 
 class BundleSource(Protocol):
@@ -90,7 +94,7 @@ def _verified(
     if fault:
         raise Denied(f"{what}: it {fault}", hint="check both clocks and whether the peer's SVID is being renewed")
     presented = [read(der, f"certificate {at} of the chain") for at, der in enumerate(chain[1:], start=1)]
-    search = _Search(bundle, now, presented)
+    search = _Search(bundle, now, presented, reserved=svid.id.is_reserved)
     if not search.anchored([leaf]):  # 5
         raise Denied(f"{what}: {search.reason}", hint=f"is the bundle of {bundle.trust_domain} up to date?")
     return replace(svid, chain=tuple(bytes(der) for der in chain))
@@ -99,12 +103,12 @@ def _verified(
 class _Search:
     """One bounded search for a path; `reason` says, after a failure, what was wrong with the first candidate."""
 
-    def __init__(self, bundle: Bundle, now: datetime, presented: list[Certificate]) -> None:
+    def __init__(self, bundle: Bundle, now: datetime, presented: list[Certificate], *, reserved: bool) -> None:
         self.reason = f"no authority of trust domain {bundle.trust_domain} has the name of its issuer"
         self._trust_domain = bundle.trust_domain
         self._anchors = [check_authority(der, bundle.trust_domain) for der in bundle.x509_authorities]
         self._presented = presented
-        self._now = now
+        self._now, self._reserved = now, reserved
         self._signatures = MAX_SIGNATURES
         self._failed = False
 
@@ -135,6 +139,8 @@ class _Search:
             check_signing(issuer, self._trust_domain, "certificate")  # 5b
         except Invalid as invalid:
             return f"may not be one: {invalid.message}"
+        if self._reserved and EXTERNAL.encode() in issuer.subject:  # 5g
+            return "is external: it signs for workloads, and for nothing below /trustfed/"
         fault = _validity_fault(issuer, self._now)  # 5c
         if fault:
             return fault

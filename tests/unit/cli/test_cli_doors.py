@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -61,7 +62,7 @@ class Door:
 
 @pytest.fixture
 def door(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
-    for name in ("HUB", "CLUSTER", "AGENT"):
+    for name in ("HUB", "CLUSTER", "AGENT", "FEED"):
         monkeypatch.delenv(f"TRUSTFED_{name}_SOCKET", raising=False)
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         made = Door(Path(folder) / "s")
@@ -258,13 +259,16 @@ def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ctrl_c_is_130_without_a_traceback(door: Door) -> None:
-    code = "import os, signal, sys, threading\n"
-    code += "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-    code += "from trustfed.cli.main import main\nsys.exit(main(['svid', 'watch', '--socket', sys.argv[1]]))"
     listener = listen_unix(door.path)  # connects, and never answers
-    done = subprocess.run([sys.executable, "-c", code, str(door.path)], capture_output=True, text=True, timeout=20)
-    listener.close()
-    assert (done.returncode, done.stdout) == (130, "") and "Traceback" not in done.stderr, done.stderr
+    argv = [sys.executable, "-m", "trustfed.cli", "svid", "watch", "--socket", str(door.path)]
+    running = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with listener:
+        listener.settimeout(30)
+        connection, _ = listener.accept()
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=30)
+        connection.close()
+    assert (running.returncode, out) == (130, "") and "Traceback" not in err, err
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -18,6 +18,7 @@ from trustfed.cli import svidfiles, templates
 from trustfed.cli.main import main
 from trustfed.cluster.config import ClusterConfig
 from trustfed.errors import Invalid
+from trustfed.feed.config import FeedConfig
 from trustfed.hub.config import HubConfig
 from trustfed.proto import workload_pb2 as pb
 from trustfed.runtime.config import load
@@ -35,6 +36,7 @@ ID = "spiffe://prod-us-west/shop"
         (("hub", "init"), templates.HUB, HubConfig),
         (("cluster", "init"), templates.CLUSTER, ClusterConfig),
         (("agent", "serve"), templates.AGENT, AgentConfig),
+        (("feed", "serve"), templates.FEED, FeedConfig),
     ],
 )
 def test_example_configurations_load(

@@ -15,6 +15,7 @@ from ca.lifecycle import Kind, Status
 from tests.unit.cluster.cluster_parts import HOUR, TD, ClusterParts, NodeKey
 from trustfed.cluster import authority_commands as commands
 from trustfed.cluster import nodes
+from trustfed.cluster.callers import Callers
 from trustfed.cluster.rpc import NodeRpc
 from trustfed.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from trustfed.federation.enrolment import text
@@ -178,11 +179,11 @@ async def test_no_call_serves_an_svid_of_before_the_last_attestation(parts: Clus
     parts.clock.move(60)
     _, new = await parts.node()
     rpc = NodeRpc.__new__(NodeRpc)
-    rpc._fold, rpc._clock, rpc._verified = parts.fold, parts.clock, {}
+    rpc._fold, rpc._clock = parts.fold, parts.clock
     rpc._inflight = {}
     (authority,) = [a for a in parts.all() if a.kind is Kind.X509]
-    rpc._bundle = lambda: bundle
     bundle = Bundle(TrustDomain(TD), (authority.twin,))
+    rpc._callers = Callers(lambda: bundle, parts.clock)
     with pytest.raises(Denied, match="attested again"):
         rpc._caller(Connection(old.leaf))
     svid, node = rpc._caller(Connection(new.leaf))

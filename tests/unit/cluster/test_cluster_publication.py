@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 from tuf.api.metadata import Metadata
 
+from bundle_publisher import manifests
 from bundle_publisher.tuf import delegated
 from tests.unit.cluster.cluster_parts import TD, ClusterParts, settle
 from trustfed.cluster import events as e
@@ -17,6 +19,7 @@ from trustfed.cluster.publication import OwnRole
 from trustfed.errors import Unavailable
 from trustfed.federation import cluster_document
 from trustfed.federation.envelope import PublicationKey
+from trustfed.federation.mesh_digest import digest
 from trustfed.spiffe.ids import TrustDomain
 
 DOMAIN = TrustDomain(TD)
@@ -55,6 +58,117 @@ async def test_the_role_lists_the_newest_envelope_and_the_addresses_of_the_doors
     assert (document.grpc_addresses, document.https_addresses) == (ADDRESSES.grpc, ADDRESSES.https)
     assert document.attestors == ("aws_iam", "join_token")
     assert Metadata.from_bytes(said.metadata).signed.version == int(parts.now.timestamp())
+
+
+class Rendered:
+    """What a mesh of one resource would be rendered to, and how often that was asked for."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def digest(self) -> bytes:
+        return digest(dict.fromkeys(self.names, "v"))
+
+    def lines(self) -> list[bytes]:
+        return [json.dumps({"kind": "ServiceEntry", "name": name}).encode() for name in self.names]
+
+
+def listed(parts: ClusterParts, role: OwnRole) -> bytes | None:
+    """The manifests that the hub is sent, which the role must list."""
+    message = role.message()
+    assert message is not None
+    said = message.published
+    found = delegated.open_role(said.metadata, DOMAIN, key(parts))
+    data = manifests.unpack(said.manifests) if said.manifests else None
+    delegated.check_lists(found, said.envelope, said.cluster_document, data)
+    return data
+
+
+async def test_the_role_lists_what_is_rendered_for_the_istiods(parts: ClusterParts) -> None:
+    role, mesh = own(parts), Rendered()
+    role.of_mesh(mesh)
+    assert await role.sign()
+    assert listed(parts, role) is None  # no mesh, no file
+    mesh.names = ("a", "b")
+    assert await role.sign()
+    first = listed(parts, role)
+    assert first is not None and first.splitlines()[1:] == [b"---", mesh.lines()[0], b"---", mesh.lines()[1]]
+    assert not await role.sign()
+    parts.clock.move(86_401)
+    assert await role.sign()  # signed anew, and the same bytes
+    assert listed(parts, role) == first
+    restarted = own(await parts.restart())
+    restarted.of_mesh(mesh)
+    assert not await restarted.sign()
+    assert listed(parts, restarted) == first
+    mesh.names = ()
+    assert await restarted.sign()  # that there is nothing any more must be said, too
+    last = listed(parts, restarted)
+    assert last is not None and len(last.splitlines()) == 1
+    assert manifests.read_version(last, DOMAIN) > manifests.read_version(first, DOMAIN)
+
+
+async def test_a_mesh_that_changes_all_the_time_is_published_now_and_then(parts: ClusterParts) -> None:
+    role, mesh = own(parts), Rendered()
+    role.of_mesh(mesh)
+    made = 0
+    for number in range(20):
+        mesh.names = (f"n{number}",)
+        made += await role.sign()
+    assert made == 6  # the first role is due anyway
+    parts.clock.move(121)
+    assert await role.sign()
+    assert b'"n19"' in (listed(parts, role) or b"")
+
+
+async def test_what_is_too_long_for_a_file_keeps_nothing_else_back(parts: ClusterParts) -> None:
+    role, mesh = own(parts), Rendered("x" * manifests.MAX_BYTES)
+    role.of_mesh(mesh)
+    assert await role.sign()
+    assert listed(parts, role) is None
+    assert not await role.sign()
+
+
+async def test_what_becomes_too_long_leaves_the_file_before_where_it_is(parts: ClusterParts) -> None:
+    role, mesh = own(parts), Rendered("a")
+    role.of_mesh(mesh)
+    assert await role.sign()
+    first = listed(parts, role)
+    assert first is not None and not role.too_long()
+    mesh.names = ("x" * manifests.MAX_BYTES,)
+    assert await role.sign()
+    assert listed(parts, role) == first
+    assert role.too_long()
+    assert not await role.sign()
+    parts.clock.move(86_401)
+    restarted = own(await parts.restart())  # the file cannot be made any more, and the hub has it
+    restarted.of_mesh(mesh)
+    assert await restarted.sign()
+    message = restarted.message()
+    assert message is not None and not message.published.manifests
+    found = delegated.open_role(message.published.metadata, DOMAIN, key(parts))
+    assert found.mesh == delegated.Listed.of(first)
+    assert restarted.too_long()
+    mesh.names = ("b",)
+    assert await restarted.sign()
+    last = listed(parts, restarted)
+    assert last is not None and manifests.read_version(last, DOMAIN) > manifests.read_version(first, DOMAIN)
+    assert not restarted.too_long()
+
+
+async def test_versions_of_manifests_rise_also_after_a_role_without_and_a_clock_that_went_back(
+    parts: ClusterParts,
+) -> None:
+    role, mesh = own(parts), Rendered("a")
+    role.of_mesh(mesh)
+    assert await role.sign()
+    first = manifests.read_version(listed(parts, role) or b"", DOMAIN)
+    mesh.names = ()
+    assert await role.sign()
+    parts.clock.move(-3_600)
+    mesh.names = ("b",)
+    assert await role.sign()
+    assert manifests.read_version(listed(parts, role) or b"", DOMAIN) > first
 
 
 async def test_nothing_is_signed_before_the_doors_are_open(parts: ClusterParts) -> None:

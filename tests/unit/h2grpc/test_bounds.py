@@ -147,6 +147,17 @@ async def test_unfinished_requests_are_bounded_in_all(tmp_path: Path) -> None:
         await client.close()
 
 
+async def test_empty_messages_that_nobody_reads_are_bounded_too(tmp_path: Path) -> None:
+    """They count: a few streams of 50,000 each took all the time there was, and a hundred times the bytes that were counted."""
+    async with serving(tmp_path, Limits(held_per_connection=100_000)) as (_, _, path):
+        client = await RawClient.connect(path)
+        client.http2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})  # so no echo leaves
+        client.call(headers("/test.Echo/Bidi"), framed(b"") * 3_000, end=False)
+        client.flush()
+        assert await client.goaway() == CALM
+        await client.close()
+
+
 async def test_a_peer_that_reads_nothing_is_not_read_and_then_cut(tmp_path: Path) -> None:
     limits = Limits(stall=0.0, write_buffer=1000, patience=1_000_000)
     async with serving(tmp_path, limits) as (server, _, path):
@@ -260,6 +271,47 @@ async def test_connections_are_bounded_per_user(tmp_path: Path) -> None:
         assert echo.peers == ["accepted"] * 5
         for client in clients:
             await client.close()
+
+
+async def test_a_connection_too_many_can_replace_the_oldest(tmp_path: Path) -> None:
+    async with serving(tmp_path, Limits(connections_per_user=2, replace=True)) as (server, echo, path):
+        calling, silent = [await RawClient.connect(path) for _ in range(2)]
+        calling.call(headers("/test.Echo/Watch"), framed(b"x"))
+        calling.flush()
+        silent.flush()
+        await calling.until(h2.events.DataReceived)
+        third = await RawClient.connect(path)
+        answered = third.call(headers(), framed(b"y"))
+        third.flush()
+        assert (await third.outcome(answered))[0]["grpc-status"] == "0"
+        assert server.connections == 2 and len(echo.feeds) == 1 and await silent.goaway() == -1
+        third.call(headers("/test.Echo/Watch"), framed(b"z"))
+        third.flush()
+        await third.until(h2.events.DataReceived)
+        fourth = await RawClient.connect(path)
+        fourth.flush()
+        assert await calling.goaway() == -1  # all have calls: the oldest of them
+        assert (server.connections, len(echo.feeds)) == (2, 1) and echo.peers.count("closed") == 2
+        for client in (calling, silent, third, fourth):
+            await client.close()
+
+
+async def test_a_giant_window_brings_no_copy_of_a_whole_answer(tmp_path: Path) -> None:
+    """The socket's buffer holds little more than its mark, whatever the peer has room for and does not read."""
+    async with serving(tmp_path, Limits()) as (server, echo, path):
+        client = await RawClient.connect(path)
+        client.http2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
+        client.http2.increment_flow_control_window(2**30)
+        client.call(headers("/test.Echo/Watch"), framed(b""))
+        client.flush()
+        while not echo.feeds:
+            await asyncio.sleep(0.005)
+        (connection,) = server._connections
+        echo.feeds[0].send(bytes(8 * 1024 * 1024))
+        await asyncio.sleep(0.02)
+        assert connection._session is not None
+        assert connection._transport.get_write_buffer_size() + connection._session.http2.unsent < 256 * 1024
+        await client.close()
 
 
 async def test_who_is_not_accepted_is_closed(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ca.keys.memory import MemoryKeys
 from tests.fakes.clocks import ManualClock
@@ -18,6 +20,7 @@ from trustfed.hub.chores import Chores
 from trustfed.hub.enrol import EnrolRequest
 from trustfed.hub.events import SCHEMA, HubCreated, codec
 from trustfed.hub.identity import Identity, IdentityPolicy, Present
+from trustfed.hub.manifest_files import ManifestFiles
 from trustfed.hub.operations import Operations
 from trustfed.hub.publication import Publication
 from trustfed.hub.relay import Relay
@@ -57,8 +60,10 @@ class HubParts:
             lambda data: decode_state(data, HubState),
             SCHEMA,
         )
-        self.operations = Operations(self.fold, self.signer, self.clock, os.urandom, "hub.example:9443")
-        self.relay, self.publication = Relay(), Publication(None)
+        self._folder = TemporaryDirectory()
+        self.manifests = ManifestFiles(Path(self._folder.name) / "manifests")
+        self.operations = Operations(self.fold, self.signer, self.clock, os.urandom, "hub.example:9443", self.manifests)
+        self.relay, self.publication = Relay(), Publication(None, self.manifests)
         self.presented: list[Present] = []
         self.chores = Chores(self.fold, self.signer, self.identity, self.clock, os.urandom, self.presented.append)
         self._following: asyncio.Task[None] | None = None
@@ -133,6 +138,7 @@ class HubParts:
         if self._following:
             self._following.cancel()
         await self.fold.close()
+        self._folder.cleanup()
 
 
 async def settle() -> None:

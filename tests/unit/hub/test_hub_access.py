@@ -39,6 +39,8 @@ LEAST = {
     "POST /tokens": "admin",
     "DELETE /tokens/{token_id}": "admin",
     "GET /events": "auditor",
+    "GET /mesh": "viewer",
+    "GET /mesh/{domain}": "viewer",
     "GET /publication": "viewer",
     "GET /publication/keys": "admin",
     "POST /publication/keys": "admin",

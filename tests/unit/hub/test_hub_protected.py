@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import hashlib
+import weakref
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,16 +14,27 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from bundle_publisher import manifests
+from bundle_publisher.publish import Publisher
+from bundle_publisher.targets.port import Stored
+from bundle_publisher.tuf import delegated
 from bundle_publisher.tuf import root as roots
 from tests.fakes.targets import MemoryTarget
 from tests.fakes.tuf_repository import Domain, Reader
 from tests.unit.hub.hub_parts import ADMIN, DAY, HubParts, settle
 from tests.unit.hub.newcomer import Newcomer
 from trustfed.errors import Conflict, Denied, Invalid, TrustfedError
+from trustfed.federation import cluster_document, envelope
 from trustfed.federation.envelope import PublicationKey
 from trustfed.hub.domains import enrolled
+from trustfed.hub.events import RolePublished
 from trustfed.hub.protection import Protection
 from trustfed.hub.public import admin_app
+from trustfed.hub.publication import Publication
+from trustfed.hub.rpc import MAX_MESSAGE, Federation
+from trustfed.hub.turns import Turns, Waiting
+from trustfed.proto import federation_pb2 as pb
+from trustfed.spiffe.ids import TrustDomain
 
 HOUR = timedelta(hours=1)
 
@@ -38,9 +52,12 @@ async def say(hub: HubParts, domain: Domain, **other: bytes) -> None:
         "metadata": domain.part.role.data,
         "document": domain.part.cluster_document,
         "envelope": domain.part.envelope,
+        "packed": manifests.pack(domain.mesh) if domain.mesh is not None else b"",
         **other,
     }
-    await hub.operations.accept_role(domain.name, said["metadata"], said["document"], said["envelope"])
+    await hub.operations.accept_role(
+        domain.name, *(said[name] for name in ("metadata", "document", "envelope", "packed"))
+    )
 
 
 async def test_a_role_is_recorded_with_the_envelope_that_came_with_it(hub: HubParts, domain: Domain) -> None:
@@ -57,6 +74,81 @@ async def test_a_later_envelope_leaves_the_role_with_the_one_that_it_lists(hub: 
     await say(hub, domain)
     await hub.operations.accept_envelope("td-a", await domain.newcomer.envelope())
     assert hub.state.roles["td-a"].envelope == domain.envelope != hub.state.domains["td-a"].envelope
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def rendered(version: int, name: str = "td-a") -> bytes:
+    return manifests.write(TrustDomain(name), version, [b'{"kind":"ServiceEntry","version":%d}' % version])
+
+
+async def test_the_manifests_that_a_role_lists_reach_tuf_clients_and_plain_readers(
+    hub: HubParts, tmp_path: Path
+) -> None:
+    ceremony, domain = Ceremony(hub), Domain(await hub.enrolled("td-a"))
+    root, folder = await ceremony.root(), hub.manifests
+    await ceremony.install(root)
+    plain = MemoryTarget()
+    publication = Publication(Publisher({"plain": plain}, hub.clock, lambda: 0.5), folder)
+    publication.start(hub.state)
+    publisher = asyncio.create_task(publication._publisher.run())  # type: ignore[union-attr]
+    try:
+        for version in (1, 2):
+            domain.mesh = rendered(version)
+            await domain.publish(hub.clock.now())
+            await say(hub, domain)
+            publication.on_event(RolePublished("td-a", b"", b"", 0), hub.state)
+            await ceremony.protection.bring(ceremony.target)
+            reader = Reader(tmp_path, root, ceremony.target.held)
+            assert reader.read("mesh/td-a") == domain.mesh
+            await until(lambda: plain.held.get("routes/td-a.yaml", Stored(b"", "")).data == domain.mesh)
+        assert len(list((Path(hub._folder.name) / "manifests").iterdir())) == 1  # what no role lists goes
+        # A restore of the hub lost the file: its cluster's next stream brings it, and the journal grows by nothing.
+        folder.prune(())
+        position = hub.state.position
+        await say(hub, domain)
+        assert hub.state.position == position
+        assert folder.read(hashlib.sha256(domain.mesh or b"").hexdigest()) == domain.mesh
+        # What a mesh became empty by is said, too; without one the plain file goes.
+        domain.mesh = None
+        await domain.publish(hub.clock.now())
+        await say(hub, domain)
+        publication.on_event(RolePublished("td-a", b"", b"", 0), hub.state)
+        await until(lambda: "routes/td-a.yaml" not in plain.held and "routes/td-a.yaml.sha256" not in plain.held)
+    finally:
+        publisher.cancel()
+
+
+async def _no_manifests(hub: HubParts, domain: Domain) -> None:
+    domain.mesh = rendered(1)
+    await domain.publish(hub.clock.now())
+    await say(hub, domain, packed=b"")
+
+
+async def _other_manifests(hub: HubParts, domain: Domain) -> None:
+    domain.mesh = rendered(1)
+    await domain.publish(hub.clock.now())
+    await say(hub, domain, packed=manifests.pack(rendered(2)))
+
+
+async def _unlisted_manifests(hub: HubParts, domain: Domain) -> None:
+    await say(hub, domain, packed=manifests.pack(rendered(2)))
+
+
+async def _manifests_of_another_domain(hub: HubParts, domain: Domain) -> None:
+    domain.mesh = rendered(1, "td-b")
+    await domain.publish(hub.clock.now())
+    await say(hub, domain)
+
+
+async def _damaged_manifests(hub: HubParts, domain: Domain) -> None:
+    domain.mesh = rendered(1)
+    await domain.publish(hub.clock.now())
+    await say(hub, domain, packed=b"damaged")
 
 
 async def _another_key(hub: HubParts, domain: Domain) -> None:
@@ -138,6 +230,11 @@ async def _a_removed_domain(hub: HubParts, domain: Domain) -> None:
         (_a_document_of_another_domain, Denied, "speaks of another trust domain"),
         (_a_document_with_another_key, Denied, "names another publication key"),
         (_a_removed_domain, Denied, "was removed"),
+        (_no_manifests, Denied, "another file of manifests"),
+        (_other_manifests, Denied, "another file of manifests"),
+        (_unlisted_manifests, Denied, "another file of manifests"),
+        (_manifests_of_another_domain, Invalid, "not the file of td-a's manifests"),
+        (_damaged_manifests, Invalid, "damaged or too long"),
     ],
 )
 async def test_a_role_is_refused_when_it_is(
@@ -189,7 +286,7 @@ class Ceremony:
         self.hub, self.target = hub, MemoryTarget()
         self.people = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
         self.begun = 0
-        self.protection = Protection(lambda: hub.state, hub.keys, hub.clock, HOUR, self._begin)
+        self.protection = Protection(lambda: hub.state, hub.keys, hub.clock, HOUR, self._begin, hub.manifests)
         self.app = admin_app(dataclasses.replace(hub.parts(), protection=self.protection), lambda: True)
 
     def _begin(self) -> None:
@@ -316,3 +413,111 @@ async def test_two_roots_at_once_only_one_is_installed(hub: HubParts) -> None:
     await hub.operations.install_publication_root(ADMIN, one, *checked[0])
     with pytest.raises(Conflict, match="another root was installed"):
         await hub.operations.install_publication_root(ADMIN, two, *checked[1])
+
+
+def test_the_largest_manifests_fit_into_one_message_with_the_largest_envelope() -> None:
+    largest = (manifests.MAX_PACKED, envelope.MAX_BYTES, cluster_document.MAX_BYTES, delegated.MAX_BYTES)
+    assert sum(largest) + 1_024 <= MAX_MESSAGE  # a message too large ends the stream, each time anew
+
+
+async def test_a_role_may_list_the_manifests_that_are_held_without_bringing_them_again(
+    hub: HubParts, domain: Domain
+) -> None:
+    domain.mesh = rendered(1)
+    await domain.publish(hub.clock.now())
+    await say(hub, domain)
+    before = domain.part.role
+    await domain.publish(hub.clock.now() + timedelta(seconds=5))
+    assert domain.part.role.version > before.version and domain.part.role.mesh == before.mesh
+    hub.clock.move(5)
+    await say(hub, domain, packed=b"")
+    assert hub.state.roles["td-a"].version == domain.part.role.version
+    assert hub.manifests.read(before.mesh.sha256 if before.mesh else "") == domain.mesh
+    domain.mesh = rendered(2)
+    await domain.publish(hub.clock.now() + timedelta(seconds=10))
+    hub.clock.move(10)
+    with pytest.raises(Denied, match="lists another file of manifests"):
+        await say(hub, domain, packed=b"")
+
+
+async def test_manifests_that_are_held_wait_for_nothing_unless_their_file_is_lost_or_damaged(
+    hub: HubParts, domain: Domain
+) -> None:
+    domain.mesh = rendered(1)
+    await domain.publish(hub.clock.now())
+    said = pb.Published(
+        metadata=domain.part.role.data,
+        cluster_document=domain.part.cluster_document,
+        envelope=domain.part.envelope,
+        manifests=manifests.pack(domain.mesh),
+    )
+    put: list[pb.Published] = []
+
+    class Beside:
+        def put(self, role: pb.Published) -> None:
+            put.append(role)
+
+    class View:
+        domain = "td-a"
+
+    door = Federation(hub.operations, hub.relay, None, hub.clock)  # type: ignore[arg-type]
+
+    async def puts() -> int:
+        put.clear()
+        await door._heard(View(), Beside(), None, pb.FromCluster(published=said))  # type: ignore[arg-type]
+        return len(put)
+
+    assert await puts() == 1
+    await say(hub, domain)
+    assert await puts() == 0  # hundreds of streams that begin at once bring a megabyte each
+    listed = hashlib.sha256(domain.mesh).hexdigest()
+    (Path(hub._folder.name) / "manifests" / listed).write_bytes(bytes(len(domain.mesh)))
+    assert hub.manifests.read(listed) is None
+    assert await puts() == 1
+    await say(hub, domain)
+    assert hub.manifests.read(listed) == domain.mesh
+
+
+async def test_a_role_that_was_taken_is_not_kept_in_memory(hub: HubParts) -> None:
+    class Role:
+        envelope = b"envelope"
+
+    taken: list[weakref.ref[Role]] = []
+
+    async def take(role: Role) -> None:
+        taken.append(weakref.ref(role))
+
+    waiting = Waiting(Turns(hub.clock), "td-a")
+    job = asyncio.create_task(waiting.roles(take))  # type: ignore[arg-type]
+    waiting.put(Role())  # type: ignore[arg-type]
+    await settle()
+    assert len(taken) == 1 and taken[0]() is None
+    job.cancel()
+
+
+async def test_only_a_few_files_of_manifests_are_unpacked_at_once(
+    hub: HubParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domains = [Domain(await hub.enrolled(f"td-{number}")) for number in range(6)]
+    for domain in domains:
+        domain.mesh = rendered(1, domain.name)
+        await domain.publish(hub.clock.now())
+    held = most = 0
+    unpack, keep = manifests.unpack, hub.manifests.keep
+
+    def unpacked(data: bytes) -> bytes:
+        nonlocal held, most
+        held += 1
+        most = max(most, held)
+        return unpack(data)
+
+    def kept(data: bytes) -> str:
+        nonlocal held
+        held -= 1
+        return keep(data)
+
+    monkeypatch.setattr(manifests, "unpack", unpacked)
+    monkeypatch.setattr(hub.manifests, "keep", kept)
+    await asyncio.gather(*(say(hub, domain) for domain in domains))
+    assert most <= 2
+    assert len(hub.state.roles) == 6

@@ -11,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata
 
+from bundle_publisher.targets.port import Document
 from tests.fakes.targets import MemoryTarget
 from tests.fakes.tuf_repository import DAY, HOUR, Domain, TufRepository
 from tests.unit.hub.newcomer import Newcomer
-from trustfed.errors import Denied
+from trustfed.errors import Denied, Invalid
 
 
 async def test_readers_get_envelope_and_document_of_every_domain(tmp_path: Path) -> None:
@@ -244,4 +245,54 @@ async def test_a_list_of_superseded_files_that_lies_removes_nothing_that_is_need
         await made.publish(a)
         made.clock.move(1)
         await made.bring()
+    assert made.reader(tmp_path).envelope("td-a") == a.envelope
+
+
+class NoManifests(MemoryTarget):
+    """A store that takes no large files of some domains."""
+
+    def __init__(self, *refused: str) -> None:
+        super().__init__()
+        self.refused = set(refused)
+
+    async def write(self, document: Document, if_tag: str | None) -> str:
+        if document.name.startswith("mesh/") and document.name.rpartition(".")[2] in self.refused:
+            raise Invalid("413: too large")
+        return await super().write(document, if_tag)
+
+
+async def test_no_bundle_and_no_other_domain_waits_for_manifests_that_cannot_be_written(tmp_path: Path) -> None:
+    made = await TufRepository.make()
+    made.target = target = NoManifests("td-a")
+    domains = [await made.domain(name) for name in ("td-a", "td-b", "td-c")]
+    await made.bring()
+    made.clock.move(60)
+    for domain in domains:
+        domain.mesh = b"# " + domain.name.encode()
+        await made.publish(domain)
+    parts = {d.name: replace(d.part, mesh=lambda mesh=d.mesh: mesh) for d in domains}  # type: ignore[misc]
+    made.want(parts)
+    with pytest.raises(Invalid, match="413"):
+        await made.bring()
+    reader = made.reader(tmp_path)
+    for domain in domains:
+        assert reader.envelope(domain.name) == domain.envelope
+    assert reader.read("mesh/td-b") == domains[1].mesh
+    assert reader.read("mesh/td-c") == domains[2].mesh
+    target.refused.clear()
+    await made.bring()
+    assert reader.read("mesh/td-a") == domains[0].mesh
+
+
+async def test_a_role_is_taken_over_also_where_its_manifests_are_missing(tmp_path: Path) -> None:
+    made = await TufRepository.make()
+    a = await made.domain("td-a")
+    before = made.wanted
+    a.mesh = b"# lost"
+    made.clock.move(60)
+    await made.publish(a)
+    await made.bring()
+    made.wanted = before  # a hub restored from a backup
+    made.clock.move(3_000)
+    await made.another().bring(made.target)
     assert made.reader(tmp_path).envelope("td-a") == a.envelope

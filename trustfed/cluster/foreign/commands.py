@@ -56,6 +56,8 @@ def put(
         raise Invalid(f"the grant would have ended at {until.isoformat()}", hint="choose a later --until")
     if not reason.strip() or len(reason) > 1024:
         raise Invalid("a grant needs a reason of at most 1024 characters", hint='--reason "why they are trusted"')
+    if domain.name in state.istio.legacy:
+        raise Conflict(f"{domain} is a legacy domain of this mesh", hint=f"trustfed legacy end {domain}")
     Target.parse(given.url)
     pinned = state.pins(now).get(domain.name)
     if pinned is not None and not pinned.local:

@@ -60,6 +60,7 @@ class LocalSeen(Struct, frozen=True):
     rules: bytes  # JSON list of the DestinationRules that owners wrote and that apply to it, as Kubernetes objects
     source: str  # "command" | "directory" | "kubernetes"
     at: datetime
+    ports: tuple[str, ...] = ()  # "NUMBER:NAME" of the Service here; (): not known
 
 
 class LocalForgotten(Struct, frozen=True):

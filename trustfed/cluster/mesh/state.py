@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
@@ -11,6 +12,8 @@ from msgspec.structs import replace
 
 from trustfed.cluster.mesh import events as e
 from trustfed.journal.table import Table
+
+KEPT_GONE = 20_000
 
 
 class Own(Struct, frozen=True):
@@ -38,6 +41,13 @@ class Route(Struct, frozen=True):
     changed_at: datetime
 
 
+class Gone(Struct, frozen=True):
+    """How far a route had come that is held no longer."""
+
+    sequence: int
+    key: bytes
+
+
 class Mesh(Struct, frozen=True):
     """The mesh of one cluster; the keys of every table are what `key` makes of its parts."""
 
@@ -48,6 +58,7 @@ class Mesh(Struct, frozen=True):
     gateways: Table[e.GatewayJudged] = Table()  # key(exporter, gateway)
     services: Table[e.ServiceJudged] = Table()  # key(exporter, host, gateway)
     feeds: Table[e.FeedAllowed] = Table()  # SPIFFE ID
+    gone: Table[Gone] = Table()  # key(exporter, kind, name): so that nobody brings an older one back
 
     def of_kind(self, kind: str) -> Iterator[Own]:
         """The own items of one kind."""
@@ -79,11 +90,14 @@ def _told(m: Mesh, ev: e.RouteTold) -> Mesh:
     held = m.routes.get(at := key(ev.exporter, ev.kind, ev.name))
     created = held.created_at if held is not None else ev.at
     route = Route(ev.exporter, ev.kind, ev.name, ev.item, ev.sequence, ev.key, created, ev.at)
-    return replace(m, routes=m.routes.put(at, route))
+    return replace(m, routes=m.routes.put(at, route), gone=m.gone.drop(at))
 
 
 def _gone(m: Mesh, ev: e.RouteGone) -> Mesh:
-    m = replace(m, routes=m.routes.drop(key(ev.exporter, ev.kind, ev.name)))
+    held = m.routes.get(at := key(ev.exporter, ev.kind, ev.name))
+    if held is not None:
+        kept = m.gone if len(m.gone) < KEPT_GONE else _without_most(m.gone)
+        m = replace(m, routes=m.routes.drop(at), gone=kept.put(at, Gone(held.sequence, held.key)))
     if ev.kind == "gateway":
         m = replace(m, gateways=m.gateways.drop(key(ev.exporter, ev.name)))
     gone = [at for at, s in m.services.items() if s.exporter == ev.exporter and ev.name in (s.host, s.gateway)]
@@ -114,6 +128,14 @@ def _allowed(m: Mesh, ev: e.FeedAllowed) -> Mesh:
 
 def _forbidden(m: Mesh, ev: e.FeedForbidden) -> Mesh:
     return replace(m, feeds=m.feeds.drop(ev.spiffe_id))
+
+
+def _without_most(gone: Table[Gone]) -> Table[Gone]:
+    """Without those of the exporter that has most of them: it alone pays for what it took back."""
+    ((most, _),) = Counter(at.partition("/")[0] for at in gone).most_common(1)
+    for at in [at for at in gone if at.partition("/")[0] == most]:
+        gone = gone.drop(at)
+    return gone
 
 
 _APPLY: dict[type[Any], Callable[[Mesh, Any], Mesh]] = {

@@ -12,19 +12,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trustfed.runtime.clock import Clock
+from trustfed.runtime.waiting import news_or_time
 
 _MADV_DONTNEED = 4
+_M_ARENA_MAX = -8
 _FIRST_SECONDS = 3.0
 _SECONDS = 60.0
 
 
-async def keep_small(clock: Clock) -> None:
-    """Give back once the start is over, then now and then; ends only when cancelled."""
-    wait = _FIRST_SECONDS
+async def keep_small(clock: Clock, used: asyncio.Event | None = None) -> None:
+    """Give back once the start is over, then now and then, and soon after each time `used` is set (it is cleared)."""
+    used = used or asyncio.Event()
     while True:
-        await clock.sleep(wait)
+        await clock.sleep(_FIRST_SECONDS)
         await asyncio.to_thread(give_back)
-        wait = _SECONDS
+        await news_or_time(used, clock, _SECONDS - _FIRST_SECONDS)
+
+
+def one_arena() -> None:
+    """Let all threads share one heap (mallopt(3), M_ARENA_MAX): for a process whose few threads work in turn."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def give_back() -> None:

@@ -1,0 +1,1 @@
+"""Desired state: a directory of YAML documents that says what this cluster's mesh is to be."""
