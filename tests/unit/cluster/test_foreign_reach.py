@@ -144,7 +144,7 @@ def test_a_name_is_resolved_once_and_the_judged_address_is_dialled() -> None:
         reach = Reach(allow=(ipaddress.ip_network("127.0.0.1/32"),))
         with pytest.raises(Unavailable):
             fetch(
-                f"https://t.example:{port}/", ssl.create_default_context(), reach=reach, seconds=0.2, resolve=rebinding
+                f"https://t.example:{port}/", ssl.create_default_context(), reach=reach, seconds=0.8, resolve=rebinding
             )
         connection, _ = listener.accept()
         connection.close()

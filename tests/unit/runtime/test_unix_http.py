@@ -47,7 +47,7 @@ ROUTES = {
     ("GET", "/hang"): hang,
     ("GET", "/text"): text,
 }
-QUICK = Limits(connections=3, seconds=0.2, handler_seconds=0.2, idle_seconds=0.2)
+QUICK = Limits(connections=3, seconds=0.6, handler_seconds=0.6, idle_seconds=0.6)
 
 
 @asynccontextmanager
