@@ -23,7 +23,11 @@ venv: .venv/.installed  ## make .venv/ with every locked dependency
 run: venv  ## the whole story: hub, two clusters, agents, workloads; Ctrl-C stops everything
 	@$(BIN)/trustfed demo
 
-test: venv lint  ## lint, types, architecture, and every test
+.venv/.parts: tests/parts.sh .venv/.installed
+	@tests/parts.sh .venv
+	@touch $@
+
+test: venv lint .venv/.parts  ## lint, types, architecture, and every test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests
 
 lint: venv  ## ruff, mypy --strict, import order
