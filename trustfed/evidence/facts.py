@@ -34,7 +34,7 @@ evidence (Unix ms), never later than that. Times named not_before and not_after 
 | evidence.rollup | first position | what left by retention (trustfed.evidence.retention) |
 
 STEP is authority, kind (x509, jwt, external or root), step (prepared, certified, published, activated, retired, reissued,
-tainted or removed), not_before, not_after, forced, missing, retires, algorithm, custodian, journal (the event's position in the journal).
+tainted or removed), not_before, not_after, forced, missing, retires, algorithm, custodian, journal (the position in the journal).
 
 SAID is what each fact of an agent carries: node, epoch (hex) and sequence (exactly once by these three), entry, instance, slot,
 serial, at, and `late: true` where the time that it claims could not be believed and the receipt counts instead.
