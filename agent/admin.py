@@ -11,7 +11,9 @@
                    "sds": {"streams", "loaded", "refused", "waiting", "dropped",
                            "refusing": [{"proxy", "resource", "version", "error"}]},    what Envoys refused and lack still
                    "time": {"now", "source", "ahead_seconds", "authenticated_at", "claimed"},
-                   "cache": {"enabled", "generation", "written_at", "behind", "records", "bytes", "error", "refused", "loaded"}}
+                   "cache": {"enabled", "generation", "written_at", "behind", "records", "bytes", "error", "refused", "loaded"},
+                   "evidence": {"waiting", "sent", "lost", "epoch", "oldest", "problem",    facts for the cluster's ledger
+                                "probes": [{"address", "spiffe_id", "outcome", "serial", "at", "error"}]}}
     GET /entries  {"entries": [{"id", "spiffe_id", "selectors", "x509_ttl", "jwt_ttl", "dns_names", "federates_with",
                    "hint", "admin", "expires_at", "created_at", "used_at", "svid": {"serial", "not_after"} | null}]}
     GET /svids    {"svids": [{"entry", "spiffe_id", "serial", "authority", "issued_at", "not_after", "renew_at", "tries",
@@ -35,6 +37,7 @@ from datetime import datetime
 
 from agent import addresses
 from agent.closing import Closing
+from agent.evidence.evidence import Evidence
 from agent.identity import Node
 from agent.intake import Intake
 from agent.jwt import JwtSvids
@@ -79,6 +82,7 @@ class Admin:
     socket: str
     started_at: datetime
     sds: SdsDoor
+    evidence: Evidence
     fallback: StoreFallback | None = None
 
     def routes(self) -> dict[tuple[str, str], Handler]:
@@ -173,6 +177,7 @@ class Admin:
             "sds": self.sds.status(),
             "time": self.clock.status(),
             "cache": self.keeping.status(),
+            "evidence": self.evidence.status(),
         }
 
     def entries(self) -> dict[str, object]:

@@ -23,7 +23,7 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 class Answers:
     """The answers for one set of entries. A changed answer is a new object; what did not change stays the same one."""
 
-    __slots__ = ("_before", "_made", "_store", "at", "ids", "until")
+    __slots__ = ("_before", "_made", "_store", "at", "held", "ids", "until")
 
     def __init__(self, ids: tuple[str, ...], store: Store) -> None:
         self.ids = ids
@@ -31,6 +31,8 @@ class Answers:
         """What time it was when they were last asked for: nothing is put into an answer that had ended by then."""
         self.until = _NEVER
         """When the first SVID in the present answer ends: then it must not be given any more."""
+        self.held: tuple[tuple[str, str], ...] = ()
+        """Entry and serial of each SVID in the present answer."""
         self._store = store
         self._made: dict[str, bytes | None] = {}
         self._before: dict[str, bytes | None] = {}
@@ -79,6 +81,7 @@ class Answers:
         if home is None or not held:
             return None
         self.until = min(svid.not_after for _, svid in held)
+        self.held = tuple((entry.id, svid.serial) for entry, svid in held)
         anchors = b"".join(home.bundle.x509_authorities)
         message = pb.X509SVIDResponse()
         for entry, svid in held:

@@ -17,6 +17,7 @@ from agent.cache import Cache
 from agent.cache.open import open_cache
 from agent.closing import Closing
 from agent.config import AgentConfig
+from agent.evidence.evidence import Evidence
 from agent.gauges import measure
 from agent.identification import Identification
 from agent.identity import IdentityFile, Node, NodeIdentity
@@ -48,6 +49,7 @@ from trustfed.runtime.files import DirectoryLock, private_directory
 from trustfed.runtime.memory import keep_small
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix
+from trustfed.runtime.timestamps import from_ms, to_ms
 from trustfed.runtime.unix_http import Door
 from trustfed.runtime.waiting import together
 
@@ -58,6 +60,8 @@ MAX_REQUEST = 256 * 1024
 MAX_STREAMS = 256
 """Calls under way on one connection: Envoy opens a stream for each secret, all before it has heard of any bound."""
 _CLOSE_SECONDS = 2.0
+_USED_SECONDS = 0.3
+"""From a batch of evidence, or its call, to giving back what that needed: one before the other."""
 _ENROL_WAITS = (0.2, 10.0)
 _BANS_SECONDS = 0.3
 """How long the doors of an agent that has something to serve stay shut for the cluster's bans."""
@@ -104,8 +108,20 @@ class _Running:
         self._reserves = Reserves(store, link, self._renewal.slots, time, _chance, registry)
         self._jwt = JwtSvids(store, link, limits.jwt_svids, time, registry)
         intake = Intake(store, node, limits.entries, time, registry)
-        reports = Reports(time, registry)
-        self._sync = Sync(store, node, link, self, intake, time, _chance, registry, reports)
+        self._evidence = evidence = Evidence(
+            config.data_dir,
+            config.cache,
+            (limits.evidence_bytes, limits.evidence_facts),
+            config.probe,
+            lambda: (node.identity.svid.id, node.identity.svid.serial),
+            store,
+            link,
+            time,
+            _chance,
+            registry,
+        )
+        reports = Reports(time, registry, evidence.holders.loaded)
+        self._sync = Sync(store, node, link, self, intake, time, _chance, registry, reports, evidence.moments.told)
         self._own = OwnSvid(node, link, time, _chance, self._sync.banned, anew)
         self._closing = Closing(store, time, registry)
         kept = cache or open_cache(config.cache, identity.svid.id, config.data_dir, registry, time)
@@ -115,9 +131,9 @@ class _Running:
         self._replace(store.retired, timedelta(0))
         attestors = [UnixAttestor(time.monotonic, limits.hashed_bytes)]
         identification = Identification(store, attestors, lambda ids: store.use(ids, time.now()))
-        streams = Streams(store, identification, time)
+        streams = Streams(store, identification, time, evidence.holders)
         api = WorkloadApi(store, identification, streams, self._jwt, time)
-        sds = SdsDoor(store, identification, config.sds, time, reports, registry)
+        sds = SdsDoor(store, identification, config.sds, time, reports, registry, evidence.holders)
         self._server = GrpcServer(
             {**api.routes(), **sds.routes()},
             accept=Caller.of,
@@ -160,6 +176,7 @@ class _Running:
             started_at=time.wall(),
             fallback=self._fallback,
             sds=sds,
+            evidence=evidence,
         )
         measure(self._admin)
 
@@ -174,7 +191,8 @@ class _Running:
                 self._own.run(),
                 self._closing.run(),
                 self._keeping.run(),
-                keep_small(self._clock),
+                self._evidence.run(),
+                keep_small(self._clock, self._evidence.used, _USED_SECONDS),
                 *([self._fallback.run()] if self._fallback is not None else []),
             ]
             try:
@@ -182,6 +200,7 @@ class _Running:
             finally:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._keeping.close(), _CLOSE_SECONDS)
+                await self._evidence.close()
 
     async def _serve(self, doors: contextlib.AsyncExitStack) -> None:
         """Open the doors: at once if there is nothing to serve yet, else once the bans are known, or cannot be soon."""
@@ -220,6 +239,15 @@ class _Running:
         if said.drop_jwts:
             self._jwt.drop(authorities)
 
+    def renew(self, said: pb.Renew) -> None:
+        """SVIDs that began before a moment are replaced; they are served until then."""
+        before = from_ms(min(max(said.issued_before_ms, 0), to_ms(self._clock.now())))
+        spread = timedelta(seconds=min(said.spread_seconds, 24 * 3600))
+        log.warning("SVIDs are to be renewed", reason=said.reason[:200], spread_seconds=said.spread_seconds)
+        self._renewal.renew(said.entries, said.authorities, before, spread)
+        if not said.entries:
+            self._own.ordered(said.authorities, before, spread)
+
     def _replace(self, authorities: Sequence[str], spread: timedelta) -> None:
         self._renewal.reissue(authorities, spread)
         self._reserves.reissue(authorities)
@@ -229,6 +257,7 @@ class _Running:
         """What waited for the cluster is tried now."""
         self._renewal.connected()
         self._reserves.ordered(hello.reserve_seconds)
+        self._evidence.connected()
 
     def _start_over(self) -> None:
         self._sync.start_over()

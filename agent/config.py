@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from agent.cache.config import CacheConfig
+from agent.evidence.config import ProbeConfig, check_probes
 from agent.sds.config import SdsConfig
 from trustfed.errors import Invalid
 from trustfed.reading.config import StoreConfig
@@ -24,11 +25,19 @@ class LimitsConfig:
     prefetch: int = 1000
     jwt_svids: int = 1000
     hashed_bytes: int = 256 * 1024 * 1024
+    evidence_bytes: int = 16 * 1024 * 1024
+    evidence_facts: int = 100_000
 
     def __post_init__(self) -> None:
         for name in ("connections", "connections_per_user", "entries", "prefetch", "jwt_svids", "hashed_bytes"):
             if getattr(self, name) < 1:
                 raise Invalid(f"limits.{name} must be at least 1")
+        for name, least, most in (
+            ("evidence_bytes", 1024 * 1024, 64 * 1024 * 1024),
+            ("evidence_facts", 1_000, 200_000),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise Invalid(f"limits.{name} is out of range", hint=f"{least} to {most}")
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class AgentConfig:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     sds: SdsConfig = field(default_factory=SdsConfig)
+    probe: tuple[ProbeConfig, ...] = ()
 
     def __post_init__(self) -> None:
         for name, path in (("socket", self.socket), ("admin_socket", self.admin_path)):
@@ -67,6 +77,7 @@ class AgentConfig:
             raise Invalid("socket and admin_socket are the same path")
         if self.health:
             parse_address(self.health)
+        check_probes(self.probe)
 
     @property
     def admin_path(self) -> Path:

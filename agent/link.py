@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
 from agent import addresses
 from agent.identity import Node
-from trustfed.errors import Unavailable
+from trustfed.errors import TrustfedError, Unavailable
+from trustfed.proto import evidence_pb2 as evidence_pb
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.grpc_client import VerifiedChannel, unary
 from trustfed.runtime.sockets import parse_address
@@ -19,6 +23,7 @@ from trustfed.spiffe.certificate import read
 from trustfed.spiffe.verify import verify_x509_svid
 
 SERVICE = "/trustfed.node.v1.Node/"
+EVIDENCE = "/trustfed.evidence.v1.NodeEvidence/"
 TRY_SECONDS = 10.0
 
 Answer = TypeVar("Answer")
@@ -78,11 +83,28 @@ class Link:
         """Calls go over `channel` from now on; None: there is none."""
         self._channel = channel
 
-    async def call(self, method: str, request: Any, answer: type[Answer], seconds: float = TRY_SECONDS) -> Answer:
+    async def call(
+        self,
+        method: str,
+        request: Any,
+        answer: type[Answer],
+        seconds: float = TRY_SECONDS,
+        service: str = SERVICE,
+    ) -> Answer:
         """One call, bounded. Raises what the cluster says, Unavailable when it cannot be reached."""
         if self._channel is None:
             raise Unavailable("the cluster is not connected", hint="trustfed agent status")
-        return await unary(self._channel, SERVICE + method, request, answer, seconds)
+        return await unary(self._channel, service + method, request, answer, seconds)
+
+    async def report(self, request: evidence_pb.NodeReport) -> evidence_pb.NodeReportAnswer | None:
+        """Hand facts to the cluster, like `call`; None from one that is older than evidence, and takes none."""
+        try:
+            return await self.call("Report", request, evidence_pb.NodeReportAnswer, service=EVIDENCE)
+        except TrustfedError as error:
+            said = error.__context__
+            if isinstance(said, GRPCError) and said.status is Status.UNIMPLEMENTED:
+                return None
+            raise
 
 
 def _end(leaf: bytes, home: Bundle) -> datetime | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -67,6 +67,13 @@ class OwnSvid:
         self.slot = rotation.after_issue(identity.issued_at, identity.svid.not_after, chance)
         self._news = asyncio.Event()
         self._retired: tuple[str, ...] = ()
+
+    def ordered(self, authorities: Iterable[str], before: datetime, spread: timedelta) -> None:
+        """Replace it soon if it began before a moment, and one of these authorities signed it, or none is named."""
+        named = dict.fromkeys(authorities)
+        if self._node.identity.issued_at < before and (not named or self._signed_by(named)):
+            self.slot = rotation.forced(self.slot, self._clock.now(), spread, self._chance)
+            self._news.set()
 
     def reissue(self, authorities: Iterable[str], spread: timedelta) -> None:
         """Replace it soon if one of these authorities signed it."""

@@ -79,6 +79,15 @@ class Renewal:
                 self.slots[id_] = rotation.forced(self.slots[id_], now, spread, self._chance)
         self._news.set()
 
+    def renew(self, entries: Sequence[str], authorities: Sequence[str], before: datetime, spread: timedelta) -> None:
+        """Replace, spread out, what began before a moment: of these entries or authorities, or all if neither is named."""
+        now, wanted, signers = self._clock.now(), set(entries), set(authorities)
+        for id_, svid in self._store.svids.items():
+            named = id_ in wanted or svid.authority in signers or not (wanted or signers)
+            if named and svid.issued_at < before and id_ in self.slots:
+                self.slots[id_] = rotation.forced(self.slots[id_], now, spread, self._chance)
+        self._news.set()
+
     def connected(self) -> None:
         """The cluster can be reached again: what waits for its next try is tried now."""
         now = self._clock.now()

@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from agent.answers import X509_SVIDS
+from agent.evidence.holders import WORKLOAD_API, Holders, Holding, Pairs
 from agent.identification import Identification
 from agent.peer import Caller
 from agent.store import Store
@@ -21,11 +23,12 @@ _PER_TURN = 200
 class Watcher:
     """One open stream: who asked for what, and what was last sent."""
 
-    __slots__ = ("caller", "feed", "kind", "sent", "task", "timer")
+    __slots__ = ("caller", "feed", "holding", "kind", "sent", "task", "timer")
 
     def __init__(self, caller: Caller, kind: str, feed: Feed) -> None:
         self.caller, self.kind, self.feed = caller, kind, feed
         self.sent: bytes | None = None
+        self.holding: Holding | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -33,8 +36,10 @@ class Watcher:
 class Streams:
     """Keeps the watchers up to date with the store."""
 
-    def __init__(self, store: Store, identification: Identification, clock: Clock) -> None:
-        self._store, self._identification, self._clock = store, identification, clock
+    def __init__(
+        self, store: Store, identification: Identification, clock: Clock, holders: Holders | None = None
+    ) -> None:
+        self._store, self._identification, self._clock, self._holders = store, identification, clock, holders
         self._watchers: dict[Watcher, None] = {}
         self._stale: deque[Watcher] = deque()
         store.on_change(self._on_change)
@@ -51,6 +56,9 @@ class Streams:
 
     def _forget(self, watcher: Watcher) -> None:
         self._watchers.pop(watcher, None)
+        if watcher.holding is not None and self._holders is not None:
+            self._holders.let_go(watcher.holding)
+            watcher.holding = None
         if watcher.timer is not None:
             watcher.timer.cancel()
         if watcher.task is not None:
@@ -81,12 +89,13 @@ class Streams:
                 if watcher.task is None:
                     watcher.task = asyncio.get_running_loop().create_task(self._look_up(watcher))
                 return None
-            message = None if not ids else self._store.answers(ids, self._clock.now()).get(watcher.kind)
+            answers = self._store.answers(ids, self._clock.now()) if ids else None
+            message = answers.get(watcher.kind) if answers is not None else None
             if not watcher.caller.alive():
                 raise Denied("the calling process has ended")
             if not ids:
                 raise no_identity()
-            if message is None:
+            if answers is None or message is None:
                 return self._wait(watcher)
         except TrustfedError as error:
             return watcher.feed.end(error)
@@ -96,7 +105,14 @@ class Streams:
         if message != watcher.sent:
             watcher.sent = message
             watcher.feed.send(message)
+            if watcher.kind == X509_SVIDS and self._holders is not None:
+                self._hold(watcher, answers.held, self._holders)
         return None
+
+    def _hold(self, watcher: Watcher, pairs: Pairs, holders: Holders) -> None:
+        before, watcher.holding = watcher.holding, holders.take(pairs, WORKLOAD_API)
+        if before is not None:
+            holders.let_go(before)
 
     async def _look_up(self, watcher: Watcher) -> None:
         try:

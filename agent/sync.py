@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -49,6 +50,9 @@ _CLOCK_OFFSET_SECONDS = 60
 
 class Followers(Protocol):
     """What is done about news that are neither entries nor bundles."""
+
+    def renew(self, said: pb.Renew) -> None:
+        """Its people want what began before a moment replaced."""
 
     def reissue(self, said: pb.Reissue) -> None:
         """SVIDs of these authorities are to be replaced."""
@@ -102,8 +106,9 @@ class Sync:
         chance: Chance,
         registry: Registry,
         outbox: Outbox | None = None,
+        told: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self._store, self._node, self._link = store, node, link
+        self._store, self._node, self._link, self._told = store, node, link, told
         self._followers, self._outbox = followers, outbox
         self._saying = asyncio.Lock()
         self._intake, self._clock, self._chance = intake, clock, chance
@@ -323,6 +328,8 @@ class Sync:
             self._followers.urgent()
         elif kind == "reissue":
             self._followers.reissue(message.reissue)
+        elif kind == "renew":
+            self._followers.renew(message.renew)
             self._followers.urgent()
         elif kind == "heartbeat":
             self._time(message.heartbeat.time_ms)
@@ -334,6 +341,7 @@ class Sync:
             said = from_ms(milliseconds)
         except Invalid:
             return
+        self._told(milliseconds)
         if self._link.bound is not None:
             self._clock.authenticate(said, self._link.bound, self._link.address)
 

@@ -115,6 +115,15 @@ class TrustedTime:
         """Wait; 0 or less only lets others run."""
         await self._clock.sleep(seconds)
 
+    def elapsed(self) -> float:
+        """CLOCK_BOOTTIME: seconds since the machine was started."""
+        return self._elapsed()
+
+    @property
+    def boot_id(self) -> str:
+        """The id of this boot; "" where the kernel does not say."""
+        return self._boot_id
+
     # Where its knowledge comes from.
 
     def restore(self, floor: datetime | None, heard: Authenticated | None) -> None:

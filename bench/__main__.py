@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import apart, envoy, feed, mesh, sds, store
+from bench import apart, envoy, evidence, feed, mesh, sds, store
 from bench.figures import Report, Run
 from bench.load import LoadClient
 from bench.procs import BenchError, Busy, machine
@@ -37,6 +37,7 @@ GROUPS = (
     "mesh",
     "sds",
     "envoy",
+    "evidence",
 )
 EXAMPLES = """\
 examples:
@@ -124,6 +125,8 @@ def _take(options: argparse.Namespace, directory: Path, report: Report, products
         sds.take(run, directory / "sds")
     if "envoy" in only:
         envoy.take(run, directory / "envoy")
+    if "evidence" in only:
+        evidence.take(run)
 
 
 def _spire(directory: Path, client: LoadClient) -> Product:

@@ -17,6 +17,7 @@ TITLES = {
     "mesh": "The mesh, through the hub",
     "sds": "Envoy's certificates",
     "envoy": "Through four Envoys",
+    "evidence": "Evidence",
 }
 ONE_BY_ONE = (
     "start",

@@ -20,7 +20,7 @@ from ca.issuer import Issuer
 from ca.keys.port import KeyStore
 from ca.lint import Meant, lint_leaf
 from ca.profiles import MAX_BATCH, MAX_DNS_NAMES, NOT_BEFORE_BACKDATE, X509_SVID, LeafProfile, Paths
-from ca.publickeys import load_public_key, spki_key_id
+from ca.publickeys import algorithm_of, load_public_key, spki_key_id
 from ca.record import FactValue, Randomness, Recorder
 from ca.template import validity
 from trustfed.errors import Conflict, Denied, Invalid, TrustfedError, Unavailable
@@ -80,6 +80,7 @@ class Draft:
     subject_key_id: bytes
     _tbs: bytes = field(repr=False)
     _spent: bool = False
+    key_algorithm: str = ""
 
     @property
     def kind(self) -> str:
@@ -103,6 +104,7 @@ class Draft:
             "not_after": int(self.not_after.timestamp()),
             "ttl": request.ttl,
             "key_id": self.subject_key_id.hex(),
+            "key_algorithm": self.key_algorithm,
             "tbs_sha256": hashlib.sha256(self._tbs).hexdigest(),
             "entry": request.entry,
             "node": request.node,
@@ -213,7 +215,17 @@ def prepare(issuer: Issuer, request: LeafRequest, *, now: datetime, randomness: 
         now,
     )
     lint_leaf(der.signed(tbs, _PLACEHOLDER), tbs, issuer.signer, meant)
-    return Draft(now, issuer.authority, request, serial, not_before, not_after, subject_key_id, tbs)
+    return Draft(
+        now,
+        issuer.authority,
+        request,
+        serial,
+        not_before,
+        not_after,
+        subject_key_id,
+        tbs,
+        key_algorithm=algorithm_of(public_key),
+    )
 
 
 def _check_names(issuer: Issuer, request: LeafRequest) -> None:

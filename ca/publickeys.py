@@ -76,3 +76,10 @@ def key_id(key: CertifiedKey) -> bytes:
     else:
         bits = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
     return hashlib.sha256(bits).digest()[:20]
+
+
+def algorithm_of(key: CertifiedKey) -> str:
+    """What an inventory calls this kind of key: "ec-p256", "ec-p384", or "rsa-" and its bits."""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return "ec-p256" if key.curve.name == "secp256r1" else "ec-p384"
+    return f"rsa-{key.key_size}"

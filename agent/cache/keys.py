@@ -1,6 +1,6 @@
 """Where the sealing key comes from: a port, and its drivers machine-local file and passphrase file.
 
-Both keep one file `cache.key` outside of the cache's folder:
+Both keep one file outside of the folder that they seal (`cache.key`; `evidence.key` for agent.evidence):
 
     trustfed-cache-key 1 machine SECRET CHECK\\n
     trustfed-cache-key 1 passphrase N R P SALT CHECK\\n        figures of scrypt (RFC 7914), hex salt
@@ -53,23 +53,23 @@ class SealingKey(Protocol):
 class MachineKey:
     """A random key in a file 0600 of this machine. Trust: who reads it and the cache has the keys of the SVIDs."""
 
-    def __init__(self, disk: Disk, randomness: Randomness) -> None:
-        self._disk, self._randomness = disk, randomness
+    def __init__(self, disk: Disk, randomness: Randomness, name: str = NAME) -> None:
+        self._disk, self._randomness, self._name = disk, randomness, name
 
     def open(self) -> bytes:
         """The key in the file."""
-        found = _read(self._disk, _MACHINE, "machine")
+        found = _read(self._disk, self._name, _MACHINE, "machine")
         secret, check = bytes.fromhex(found[1]), found[2]
         key, expected = _split(secret)
         if not bytes_eq(check.encode(), expected.encode()):
-            raise Refused("damaged_key", f"{NAME} is damaged")
+            raise Refused("damaged_key", f"{self._name} is damaged")
         return key
 
     def make(self) -> bytes:
         """A new random key."""
         secret = self._randomness(32)
         key, check = _split(secret)
-        counter.replace(self._disk, NAME, f"{_FORMAT}machine {secret.hex()} {check}\n".encode())
+        counter.replace(self._disk, self._name, f"{_FORMAT}machine {secret.hex()} {check}\n".encode())
         return key
 
 
@@ -80,15 +80,15 @@ class PassphraseKey:
     guess it, at 16 MiB and some tenths of a second for each guess.
     """
 
-    def __init__(self, disk: Disk, passphrase: SecretFile, randomness: Randomness) -> None:
-        self._disk, self._passphrase, self._randomness = disk, passphrase, randomness
+    def __init__(self, disk: Disk, passphrase: SecretFile, randomness: Randomness, name: str = NAME) -> None:
+        self._disk, self._passphrase, self._randomness, self._name = disk, passphrase, randomness, name
 
     def open(self) -> bytes:
         """The key of the passphrase and the salt in the file."""
-        found = _read(self._disk, _PASSPHRASE, "passphrase")
+        found = _read(self._disk, self._name, _PASSPHRASE, "passphrase")
         n, r, p = (int(number) for number in found.groups()[:3])
         if n not in _N or n & (n - 1) or r not in _R or p not in _P:
-            raise Refused("damaged_key", f"{NAME} asks for figures of scrypt that are not taken")
+            raise Refused("damaged_key", f"{self._name} asks for figures of scrypt that are not taken")
         key, check = self._stretch(bytes.fromhex(found[4]), (n, r, p))
         if not bytes_eq(check.encode(), found[5].encode()):
             raise Refused(
@@ -103,7 +103,7 @@ class PassphraseKey:
         salt = self._randomness(16)
         key, check = self._stretch(salt, _FIGURES)
         figures = " ".join(map(str, _FIGURES))
-        counter.replace(self._disk, NAME, f"{_FORMAT}passphrase {figures} {salt.hex()} {check}\n".encode())
+        counter.replace(self._disk, self._name, f"{_FORMAT}passphrase {figures} {salt.hex()} {check}\n".encode())
         return key
 
     def _stretch(self, salt: bytes, figures: tuple[int, int, int]) -> tuple[bytes, str]:
@@ -123,19 +123,19 @@ def read_passphrase(file: SecretFile) -> bytes:
     return passphrase
 
 
-def _read(disk: Disk, grammar: re.Pattern[str], sealing: str) -> re.Match[str]:
-    text = disk.read(NAME, _MAX_BYTES).decode("latin-1")
+def _read(disk: Disk, name: str, grammar: re.Pattern[str], sealing: str) -> re.Match[str]:
+    text = disk.read(name, _MAX_BYTES).decode("latin-1")
     if not text.startswith(_FORMAT):
         if re.match(r"trustfed-cache-key \d+ ", text):
-            raise Refused("unknown_version", f"{NAME} has a version that this trustfed does not know")
-        raise Refused("damaged_key", f"{NAME} is damaged")
+            raise Refused("unknown_version", f"{name} has a version that this trustfed does not know")
+        raise Refused("damaged_key", f"{name} is damaged")
     rest = text[len(_FORMAT) :]
     kind = rest.partition(" ")[0]
     if kind in ("machine", "passphrase") and kind != sealing:
         raise Refused("other_sealing", f"the cache was sealed by {kind}, the configuration says {sealing}")
     found = grammar.fullmatch(rest)
     if found is None:
-        raise Refused("damaged_key", f"{NAME} is damaged")
+        raise Refused("damaged_key", f"{name} is damaged")
     return found
 
 

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from agent.cache.config import CacheConfig
-from agent.cache.disk import FolderDisk
+from agent.cache.disk import Disk, FolderDisk
 from agent.cache.keeper import SealedCache
-from agent.cache.keys import MachineKey, PassphraseKey, SealingKey, read_passphrase
+from agent.cache.keys import NAME, MachineKey, PassphraseKey, SealingKey, read_passphrase
 from agent.cache.port import Cache, NoCache
 from agent.cache.vault import Vault
 from trustfed.errors import Invalid
@@ -32,9 +32,15 @@ def open_cache(
     if directory.resolve() == folder.resolve():
         raise Invalid("cache.directory is data_dir itself", hint="the counter must not lie in the cache's own folder")
     outside = FolderDisk(folder)
-    key: SealingKey = MachineKey(outside, os.urandom)
     if config.passphrase_file is not None:
         read_passphrase(config.passphrase_file)
-        key = PassphraseKey(outside, config.passphrase_file, os.urandom)
+    key = sealing_key(config, outside)
     vault = Vault(FolderDisk(directory), outside, key, node, os.urandom)
     return SealedCache(vault, clock or SystemClock(), registry)
+
+
+def sealing_key(config: CacheConfig, outside: Disk, name: str = NAME) -> SealingKey:
+    """Where the key called `name` comes from, by the configuration; it is not read yet."""
+    if config.passphrase_file is not None:
+        return PassphraseKey(outside, config.passphrase_file, os.urandom, name)
+    return MachineKey(outside, os.urandom, name)

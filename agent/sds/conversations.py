@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from agent.evidence.holders import SDS, Holders, Holding
 from agent.identification import Identification
 from agent.peer import Caller
 from agent.sds.config import SdsConfig
@@ -68,10 +69,11 @@ class Conversations:
         clock: TrustedTime,
         reports: Reports,
         pushed: Callable[[], None] = lambda: None,
+        holders: Holders | None = None,
     ) -> None:
         self.store, self.identification, self.clock, self.reports = store, identification, clock, reports
         self.secrets = Secrets(store, config)
-        self.pushed = pushed
+        self.pushed, self._holders = pushed, holders
         self._config = config
         self._open: dict[_Stream[Any], None] = {}
         self._shares = Shares()
@@ -161,8 +163,18 @@ class Conversations:
         else:
             self.reports.refused(speaker, proxy, said, answered.error)
 
+    def hold(self, stream: _Stream[Any], secrets: Iterable[Prepared | None]) -> None:
+        """A stream has been given these; what it was given before it has no more."""
+        if self._holders is None:
+            return
+        before, pairs = stream.holdings, [(one.entry_id, one.serial) for one in secrets if one and one.entry_id]
+        stream.holdings = [self._holders.take((pair,), SDS) for pair in pairs]
+        for holding in before:
+            self._holders.let_go(holding)
+
     def _leave(self, stream: _Stream[Any]) -> None:
         if self._open.pop(stream, 0) is None:
+            self.hold(stream, ())
             self.charge(stream, 0)
             self._shares.leave(stream.caller)
             self.reports.ended(stream.speaker)
@@ -194,6 +206,7 @@ class _Stream(Generic[Request]):
         """Why a secret that was asked for is not there."""
         self.asked = 0
         """Bytes that it is charged for (Conversations.charge)."""
+        self.holdings: list[Holding] = []
         self._house, self._request = house, request
         self._loop = asyncio.get_running_loop()
         self._pace = Paces(*_REQUESTS)
@@ -241,6 +254,8 @@ class _Stream(Generic[Request]):
             self.missing = self.missing or why
         # Before the first synchronisation nobody knows what is gone.
         message = self.protocol.offer(secrets) if serving else None
+        if message is not None:
+            house.hold(self, secrets.values())
         self._count_down()
         return message
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable
 from typing import TYPE_CHECKING
 
+from agent.evidence.holders import Holders
 from agent.identification import Identification
 from agent.sds.config import SdsConfig
 from agent.sds.reports import Reports
@@ -30,8 +31,10 @@ class SdsDoor:
         clock: TrustedTime,
         reports: Reports,
         registry: Registry,
+        holders: Holders | None = None,
     ) -> None:
         self._parts = (store, identification, config, clock, reports)
+        self._holders = holders
         self._pushed = registry.counter("agent_sds_responses_total", "responses sent to Envoys")
         registry.gauge("agent_sds_streams", "open SDS streams").read(lambda: self.streams)
         self._reports = reports
@@ -67,5 +70,5 @@ class SdsDoor:
         if self._made is None:
             from agent.sds.conversations import Conversations  # noqa: PLC0415 - a node without an Envoy never needs it
 
-            self._made = Conversations(*self._parts, self._pushed.add)
+            self._made = Conversations(*self._parts, self._pushed.add, self._holders)
         return self._made

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trustfed.proto import node_pb2 as pb
 from trustfed.runtime import logs
@@ -33,13 +33,15 @@ Speaker = tuple[int, int]
 Said = tuple[str, str, str, str]
 """Entry ("" for a validation context), resource, serial, version."""
 Report = pb.SecretLoaded | pb.SecretRefused
+Noted = Callable[[Sequence[tuple[str, str]], str], None]
+"""Takes (entry, serial) of each SVID, and the Envoy that uses it: agent.evidence.holders."""
 
 
 class Reports:
     """Notes, and gives the stream to the cluster its next message (agent.sync.Outbox)."""
 
-    def __init__(self, clock: Clock, registry: Registry) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, registry: Registry, noted: Noted = lambda said, proxy: None) -> None:
+        self._clock, self._noted = clock, noted
         self._waiting: deque[Report] = deque()
         self._sent: deque[tuple[float, Report]] = deque()
         self._news = asyncio.Event()
@@ -61,6 +63,7 @@ class Reports:
 
     def loaded(self, speaker: Speaker, proxy: str, said: Sequence[Said]) -> None:
         """An Envoy uses these from now on."""
+        self._noted([(entry_id, serial) for entry_id, _, serial, _ in said if entry_id], proxy)
         for entry_id, resource, serial, version in said:
             self.loaded_total += 1
             self._loaded.add()

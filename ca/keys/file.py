@@ -9,12 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ca.keys.folder import KeyFolder
 from ca.keys.memory import sign_in_turns
-from ca.keys.port import EC_P256, check_kind, check_messages, check_name
+from ca.keys.port import (
+    EC_P256,
+    EcP256,
+    Ed25519,
+    PrivateKey,
+    PublicKey,
+    check_key_kind,
+    check_kind,
+    check_messages,
+    check_name,
+)
 from ca.keys.wrapping import Wrapping
 
 
@@ -26,20 +38,36 @@ class FileKeys:
 
     def __init__(self, directory: Path, wrapping: Wrapping) -> None:
         self.folder = KeyFolder(directory, wrapping)
-        self._held: dict[str, EllipticCurvePrivateKey] = {}
+        self._held: dict[str, PrivateKey] = {}
         self._changing = asyncio.Lock()  # so that a key read before its destruction cannot be held after it
 
-    async def create(self, name: str, kind: str = EC_P256) -> EllipticCurvePublicKey:
+    @overload
+    async def create(self, name: str, kind: EcP256 = ...) -> EllipticCurvePublicKey: ...
+    @overload
+    async def create(self, name: str, kind: Ed25519) -> Ed25519PublicKey: ...
+
+    async def create(self, name: str, kind: EcP256 | Ed25519 = EC_P256) -> PublicKey:
         """See KeyStore."""
         check_name(name)
         check_kind(kind)
         async with self._changing:
-            key = self._held[name] = await asyncio.to_thread(self.folder.create, name)
+            key = self._held[name] = await asyncio.to_thread(self.folder.create, name, kind)
         return key.public_key()
 
-    async def public_key(self, name: str) -> EllipticCurvePublicKey:
+    @overload
+    async def public_key(self, name: str, kind: EcP256 = ...) -> EllipticCurvePublicKey: ...
+    @overload
+    async def public_key(self, name: str, kind: Ed25519) -> Ed25519PublicKey: ...
+
+    async def public_key(self, name: str, kind: EcP256 | Ed25519 = EC_P256) -> PublicKey:
         """See KeyStore."""
-        return (await self._key(name)).public_key()
+        key = await self._key(name)
+        check_key_kind(name, key, kind)
+        return key.public_key()
+
+    async def signs_notes(self, name: str) -> bool:
+        """Whether the key is of kind ed25519, so that digests are nothing to it. Raises NotFound."""
+        return isinstance(await self._key(name), Ed25519PrivateKey)
 
     async def sign(self, name: str, messages: Sequence[bytes]) -> list[bytes]:
         """See KeyStore."""
@@ -57,7 +85,7 @@ class FileKeys:
             self._held.pop(name, None)
             await asyncio.to_thread(self.folder.destroy, name)
 
-    async def _key(self, name: str) -> EllipticCurvePrivateKey:
+    async def _key(self, name: str) -> PrivateKey:
         check_name(name)
         if name not in self._held:
             async with self._changing:

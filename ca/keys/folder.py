@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
-
-from ca.keys.port import check_name
+from ca.keys.digests import generated
+from ca.keys.port import EC_P256, PrivateKey, check_name
 from ca.keys.private_files import PrivateDirectory
 from ca.keys.sealed import MAX_FILE_BYTES, seal, unseal
 from ca.keys.wrapping import Wrapping
@@ -22,17 +21,17 @@ class KeyFolder:
     directory: Path
     wrapping: Wrapping
 
-    def create(self, name: str) -> EllipticCurvePrivateKey:
-        """Make a P-256 key; its file is durable on return. Raises Conflict when the name exists."""
+    def create(self, name: str, kind: str = EC_P256) -> PrivateKey:
+        """Make a key; its file is durable on return. Raises Conflict when the name exists."""
         check_name(name)
-        key = generate_private_key(SECP256R1())
+        key = generated(kind)
         try:
             PrivateDirectory(self.directory).create(f"{name}.key", seal(name, key, self.wrapping, os.urandom))
         except Conflict:
             raise Conflict(f"key {name} exists already", hint="choose another name, or destroy it first") from None
         return key
 
-    def load(self, name: str) -> EllipticCurvePrivateKey:
+    def load(self, name: str) -> PrivateKey:
         """Read and decrypt a key. Raises NotFound, Invalid."""
         check_name(name)
         try:

@@ -15,15 +15,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 import ca
 import trustfed
 from ca.keys.digests import digests_of
 from ca.keys.file import FileKeys
 from ca.keys.folder import KeyFolder
-from ca.keys.port import EC_P256, check_messages, check_name
+from ca.keys.port import EC_P256, ED25519, EcP256, Ed25519, PublicKey, check_messages, check_name
 from ca.keys.worker import DONE, FORGET, MAX_FRAME, SIGN, request, setup_frame
 from trustfed import errors
 from trustfed.errors import Unavailable
@@ -45,13 +47,23 @@ class SigningPool:
         self._inline = inline
         self._workers = [_Worker(keys.folder) for _ in range(workers)]
 
-    async def create(self, name: str, kind: str = EC_P256) -> EllipticCurvePublicKey:
-        """See KeyStore."""
-        return await self._keys.create(name, kind)
+    @overload
+    async def create(self, name: str, kind: EcP256 = ...) -> EllipticCurvePublicKey: ...
+    @overload
+    async def create(self, name: str, kind: Ed25519) -> Ed25519PublicKey: ...
 
-    async def public_key(self, name: str) -> EllipticCurvePublicKey:
+    async def create(self, name: str, kind: EcP256 | Ed25519 = EC_P256) -> PublicKey:
         """See KeyStore."""
-        return await self._keys.public_key(name)
+        return await (self._keys.create(name, ED25519) if kind == ED25519 else self._keys.create(name, kind))
+
+    @overload
+    async def public_key(self, name: str, kind: EcP256 = ...) -> EllipticCurvePublicKey: ...
+    @overload
+    async def public_key(self, name: str, kind: Ed25519) -> Ed25519PublicKey: ...
+
+    async def public_key(self, name: str, kind: EcP256 | Ed25519 = EC_P256) -> PublicKey:
+        """See KeyStore."""
+        return await (self._keys.public_key(name, ED25519) if kind == ED25519 else self._keys.public_key(name, kind))
 
     async def sign(self, name: str, messages: Sequence[bytes]) -> list[bytes]:
         """See KeyStore."""
@@ -59,6 +71,8 @@ class SigningPool:
             return await self._keys.sign(name, messages)
         check_name(name)
         check_messages(messages)
+        if await self._keys.signs_notes(name):
+            return await self._keys.sign(name, messages)  # rare and single: the workers are told digests only
         if sum(worker.waiting for worker in self._workers) + len(messages) > MAX_WAITING:
             raise Unavailable("too many signatures are waiting", hint="try again; if it lasts, raise [keys] workers")
         if sum(map(len, messages)) > _HASHED_AT_ONCE:

@@ -17,6 +17,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.constant_time import bytes_eq
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
@@ -27,24 +28,25 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from ca.keys.port import EC_P256, KINDS
+from ca.keys.port import EC_P256, ED25519, KINDS, PrivateKey
 from ca.keys.wrapping import Parameters, Wrapping
 from trustfed.errors import Invalid
 
 MAX_FILE_BYTES = 4096
 _MAGIC = b"trustfed-key 1\n"
 _MEMBERS = {"check", "kind", "name", "nonce", "source", "wrapping"}
+_WORDS = {EC_P256: "P-256", ED25519: "Ed25519"}
 _DAMAGED = "restore it from a backup; if there is none, the authority of this key must be replaced"
 
 
-def seal(name: str, key: EllipticCurvePrivateKey, wrapping: Wrapping, randomness: Callable[[int], bytes]) -> bytes:
+def seal(name: str, key: PrivateKey, wrapping: Wrapping, randomness: Callable[[int], bytes]) -> bytes:
     """Return the bytes of the key file of `name`; `randomness(n)` returns n secret random bytes."""
     parameters = wrapping.parameters()
     encryption, check = _keys(wrapping.derive(parameters))
     nonce = randomness(12)
     header = {
         "check": check.hex(),
-        "kind": EC_P256,
+        "kind": ED25519 if isinstance(key, Ed25519PrivateKey) else EC_P256,
         "name": name,
         "nonce": nonce.hex(),
         "source": wrapping.source,
@@ -55,7 +57,7 @@ def seal(name: str, key: EllipticCurvePrivateKey, wrapping: Wrapping, randomness
     return prefix + AESGCM(encryption).encrypt(nonce, plain, prefix)
 
 
-def unseal(name: str, content: bytes, wrapping: Wrapping) -> EllipticCurvePrivateKey:
+def unseal(name: str, content: bytes, wrapping: Wrapping) -> PrivateKey:
     """Return the private key in `content`, the file of `name`. Raises Invalid, each fault with its own words."""
     # 1. The format and version are ours.
     if not content.startswith(_MAGIC):
@@ -87,14 +89,16 @@ def unseal(name: str, content: bytes, wrapping: Wrapping) -> EllipticCurvePrivat
         plain = AESGCM(encryption).decrypt(bytes.fromhex(header["nonce"]), ciphertext, prefix)
     except (InvalidTag, ValueError):
         raise Invalid(f"the file of key {name} is damaged: it does not decrypt", hint=_DAMAGED) from None
-    # 6. What we wrote is a P-256 key.
+    # 6. What we wrote is a key of the kind that the header says.
     try:
         key = load_der_private_key(plain, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
-    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
-        raise Invalid(f"the file of key {name} holds no P-256 key", hint=_DAMAGED)
-    return key
+    if header["kind"] == ED25519 and isinstance(key, Ed25519PrivateKey):
+        return key
+    if header["kind"] == EC_P256 and isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1):
+        return key
+    raise Invalid(f"the file of key {name} holds no {_WORDS[header['kind']]} key", hint=_DAMAGED)
 
 
 def _keys(wrapping_key: bytes) -> tuple[bytes, bytes]:

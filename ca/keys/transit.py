@@ -17,15 +17,27 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import hvac
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from ca.keys.digests import SCHEME, digests_of
-from ca.keys.port import EC_P256, check_kind, check_messages, check_name
+from ca.keys.port import (
+    EC_P256,
+    ED25519,
+    EcP256,
+    Ed25519,
+    PublicKey,
+    check_key_kind,
+    check_kind,
+    check_messages,
+    check_name,
+    check_notes,
+)
 from ca.keys.vault_client import Refusal, VaultServer
 from ca.keys.vault_login import Login, VaultSession
 from trustfed.errors import Conflict, Denied, Invalid, NotFound, TrustfedError, Unavailable
@@ -38,6 +50,8 @@ VERSION = 1
 MAX_ITEMS = 400
 _LOOK_AGAIN = 5.0  # seconds; looking at the lease costs nothing
 _VERIFIED_AT_ONCE = 10  # 0.8 ms, after which the event loop gets a turn
+_TYPES = {EC_P256: "ecdsa-p256", ED25519: "ed25519"}
+_PREHASHED: dict[str, Any] = {"hash_algorithm": "sha2-256", "prehashed": True, "marshaling_algorithm": "asn1"}
 _Answer = TypeVar("_Answer")
 
 
@@ -54,7 +68,7 @@ class TransitKeys:
         self._session = VaultSession(server, login)
         self._mount = mount
         self._prefix = prefix
-        self._public: dict[str, EllipticCurvePublicKey] = {}
+        self._public: dict[str, PublicKey] = {}
         self._waiting = 0
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="vault")
         self._clients: queue.SimpleQueue[hvac.Client] = queue.SimpleQueue()
@@ -62,18 +76,30 @@ class TransitKeys:
             self._clients.put(server.client())
         self._renewal: asyncio.Task[None] | None = None
 
-    async def create(self, name: str, kind: str = EC_P256) -> EllipticCurvePublicKey:
+    @overload
+    async def create(self, name: str, kind: EcP256 = ...) -> EllipticCurvePublicKey: ...
+    @overload
+    async def create(self, name: str, kind: Ed25519) -> Ed25519PublicKey: ...
+
+    async def create(self, name: str, kind: EcP256 | Ed25519 = EC_P256) -> PublicKey:
         """See KeyStore. When the answer is lost (Unavailable) the key may exist: take another name."""
         check_name(name)
         check_kind(kind)
-        return await self._run(functools.partial(self._create, name))
+        return await self._run(functools.partial(self._create, name, kind))
 
-    async def public_key(self, name: str) -> EllipticCurvePublicKey:
+    @overload
+    async def public_key(self, name: str, kind: EcP256 = ...) -> EllipticCurvePublicKey: ...
+    @overload
+    async def public_key(self, name: str, kind: Ed25519) -> Ed25519PublicKey: ...
+
+    async def public_key(self, name: str, kind: EcP256 | Ed25519 = EC_P256) -> PublicKey:
         """See KeyStore."""
         check_name(name)
-        if name in self._public:
-            return self._public[name]
-        return await self._run(functools.partial(self._read, name))
+        key = self._public.get(name)
+        if key is None:
+            key = await self._run(functools.partial(self._read, name))
+        check_key_kind(name, key, kind)
+        return key
 
     async def sign(self, name: str, messages: Sequence[bytes]) -> list[bytes]:
         """See KeyStore: one request for each 400 messages, side by side."""
@@ -151,7 +177,7 @@ class TransitKeys:
                     ) from None
         raise AssertionError("unreachable")
 
-    def _create(self, name: str, client: hvac.Client) -> EllipticCurvePublicKey:
+    def _create(self, name: str, kind: str, client: hvac.Client) -> PublicKey:
         conflict = Conflict(f"key {name} exists already in Vault", hint="choose another name, or destroy it first")
         with contextlib.suppress(NotFound):
             self._about(name, client)
@@ -162,7 +188,7 @@ class TransitKeys:
                 client,
                 lambda transit: transit.create_key(
                     path,
-                    key_type="ecdsa-p256",
+                    key_type=_TYPES[kind],
                     exportable=False,
                     allow_plaintext_backup=False,
                     mount_point=self._mount,
@@ -175,15 +201,12 @@ class TransitKeys:
             raise conflict  # Vault tells so, OpenBao does not
         return self._read(name, client)
 
-    def _read(self, name: str, client: hvac.Client) -> EllipticCurvePublicKey:
+    def _read(self, name: str, client: hvac.Client) -> PublicKey:
         about = self._about(name, client)
         if about.get("exportable") is not False or about.get("allow_plaintext_backup") is not False:
             raise Denied(f"key {name} in Vault can be exported", hint="let trustfed make the key itself")
-        try:
-            key = load_pem_public_key(about["keys"][str(VERSION)]["public_key"].encode())
-        except (KeyError, TypeError, AttributeError, ValueError):
-            key = None
-        if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+        key = _public_key(about)
+        if key is None:
             raise Denied(f"key {name} in Vault is no ecdsa-p256 key", hint="let trustfed make the key itself")
         return self._public.setdefault(name, key)
 
@@ -205,24 +228,26 @@ class TransitKeys:
         public = self._public.get(name) or self._read(name, client)
         if not messages:
             return []
-        digests = digests_of(messages)
+        if isinstance(public, Ed25519PublicKey):
+            check_notes(messages)
+            inputs, how = list(messages), {}
+        else:
+            inputs, how = digests_of(messages), _PREHASHED
         try:
             answer = self._ask(
                 client,
                 lambda transit: transit.sign_data(
                     self._prefix + name,
-                    batch_input=[{"input": base64.b64encode(digest).decode()} for digest in digests],
+                    batch_input=[{"input": base64.b64encode(each).decode()} for each in inputs],
                     key_version=VERSION,
-                    hash_algorithm="sha2-256",
-                    prehashed=True,
-                    marshaling_algorithm="asn1",
                     mount_point=self._mount,
+                    **how,
                 ),
             )
         except Refusal as refusal:
             self._about(name, client)  # raises NotFound if that is why
             raise Denied(f"Vault refused to sign with key {name} ({refusal})") from None
-        return _verified(name, public, digests, answer)
+        return _verified(name, public, inputs, answer)
 
     def _destroy(self, name: str, client: hvac.Client) -> None:
         path = self._prefix + name
@@ -252,7 +277,19 @@ class TransitKeys:
             raise Denied(f"Vault {what} ({refusal})", hint="look at Vault's audit log") from None
 
 
-def _verified(name: str, public: EllipticCurvePublicKey, digests: list[bytes], answer: dict[str, Any]) -> list[bytes]:
+def _public_key(about: dict[str, Any]) -> PublicKey | None:
+    """The public half that Vault shows: PEM of a P-256 key, base64 of an Ed25519 one; None for any other."""
+    try:
+        text = about["keys"][str(VERSION)]["public_key"].encode()
+        if about.get("type") == _TYPES[ED25519]:
+            return Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
+        key = load_pem_public_key(text)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return None
+    return key if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1) else None
+
+
+def _verified(name: str, public: PublicKey, inputs: list[bytes], answer: dict[str, Any]) -> list[bytes]:
     """Return the signatures of an answer once each of them verifies; else raise Denied."""
     wrong = Denied(
         f"Vault's answer does not verify under key {name}: nothing of it is used",
@@ -260,16 +297,19 @@ def _verified(name: str, public: EllipticCurvePublicKey, digests: list[bytes], a
     )
     data = answer.get("data")
     results = data.get("batch_results") if isinstance(data, dict) else None
-    if not isinstance(results, list) or len(results) != len(digests):
+    if not isinstance(results, list) or len(results) != len(inputs):
         raise wrong
     signatures = []
-    for number, (digest, result) in enumerate(zip(digests, results, strict=True)):
+    for number, (each, result) in enumerate(zip(inputs, results, strict=True)):
         text = result.get("signature") if isinstance(result, dict) else None
         if not isinstance(text, str) or not text.startswith(f"vault:v{VERSION}:"):
             raise wrong
         try:
             signature = base64.b64decode(text.split(":", 2)[2], validate=True)
-            public.verify(signature, digest, SCHEME)
+            if isinstance(public, Ed25519PublicKey):
+                public.verify(signature, each)
+            else:
+                public.verify(signature, each, SCHEME)
         except (binascii.Error, InvalidSignature, ValueError):
             raise wrong from None
         signatures.append(signature)

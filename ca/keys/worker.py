@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from ca.keys.digests import DIGEST_BYTES, sign_digests
 from ca.keys.folder import KeyFolder
-from ca.keys.port import MAX_MESSAGES
+from ca.keys.port import EC_P256, MAX_MESSAGES, PrivateKey, check_key_kind
 from ca.keys.wrapping import wrapping_from
 from trustfed.errors import TrustfedError
 
@@ -58,7 +58,7 @@ def serve(stream: socket.socket) -> None:
     """Answer requests until the stream ends."""
     setup = json.loads(_receive(stream))
     folder = KeyFolder(Path(setup["directory"]), wrapping_from(setup["source"], Path(setup["path"])))
-    held: dict[str, EllipticCurvePrivateKey] = {}
+    held: dict[str, PrivateKey] = {}
     while body := _receive(stream):
         try:
             answer = DONE + _answer(body, folder, held)
@@ -67,7 +67,7 @@ def serve(stream: socket.socket) -> None:
         stream.sendall(framed(answer))
 
 
-def _answer(body: bytes, folder: KeyFolder, held: dict[str, EllipticCurvePrivateKey]) -> bytes:
+def _answer(body: bytes, folder: KeyFolder, held: dict[str, PrivateKey]) -> bytes:
     start = 2 + body[1]
     name = body[2:start].decode()
     if body[:1] == FORGET:
@@ -75,8 +75,11 @@ def _answer(body: bytes, folder: KeyFolder, held: dict[str, EllipticCurvePrivate
         return b""
     if name not in held:
         held[name] = folder.load(name)
+    key = held[name]
+    check_key_kind(name, key, EC_P256)
+    assert isinstance(key, EllipticCurvePrivateKey)  # checked just now: a digest is nothing to an ed25519 key
     digests = [body[at : at + DIGEST_BYTES] for at in range(start, len(body), DIGEST_BYTES)]
-    return b"".join(bytes([len(signature)]) + signature for signature in sign_digests(held[name], digests))
+    return b"".join(bytes([len(signature)]) + signature for signature in sign_digests(key, digests))
 
 
 def _receive(stream: socket.socket) -> bytes:

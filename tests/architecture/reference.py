@@ -106,15 +106,23 @@ def metrics(*folders: str) -> dict[str, tuple[str, str, str]]:
             continue
         for node in ast.walk(parsed(path)):
             match node:
-                case ast.Call(ast.Attribute(ast.Name("registry"), kind), [ast.Constant(str(name)), said, *third]) if (
-                    kind in _KINDS
-                ):
+                case ast.Call(
+                    ast.Attribute(ast.Name("registry" | "metrics") | ast.Attribute(attr="registry"), kind),
+                    [ast.Constant(str(name)), said, *third],
+                ) if kind in _KINDS:
                     given = next((word.value for word in node.keywords if word.arg == "labels"), *third or [None])
                     labels = ", ".join(ast.literal_eval(given)) if given else ""
                     found[PREFIX + name] = (kind, labels, ast.literal_eval(said))
                 # One of each kind: for kind in (Standing.STALE, ...): registry.gauge(f"name_{kind}", f"... {kind}")
                 case ast.For(ast.Name(member), ast.Tuple(members), [ast.Expr(call), *_]):
                     found |= _one_of_each(member, members, call)
+                # Rows of names and help: for name, said, read in (("name", "help", function), ...): registry.gauge(name, said)
+                case ast.For(
+                    ast.Tuple([ast.Name(name), ast.Name(said), *_]), ast.Tuple(rows), [ast.Expr(call), *_]
+                ) if _is_gauge_of(call, name, said):
+                    for row in rows:
+                        assert isinstance(row, ast.Tuple)
+                        found[PREFIX + ast.literal_eval(row.elts[0])] = ("gauge", "", ast.literal_eval(row.elts[1]))
                 # A table of gauges: {"name": ("help", function), ...}, and what is added to it
                 case ast.Assign([ast.Subscript(ast.Name("gauges"), ast.Constant(str(name)))], ast.Tuple([said, *_])):
                     found[PREFIX + name] = ("gauge", "", ast.literal_eval(said))
@@ -153,6 +161,13 @@ def _one_of_each(kind: str, members: list[ast.expr], call: ast.expr) -> dict[str
                     spelled = {f"{{{kind}}}": member.attr.lower()}
                     found[PREFIX + _filled(name, spelled)] = ("gauge", "", _filled(said, spelled))
     return found
+
+
+def _is_gauge_of(call: ast.expr, name: str, said: str) -> bool:
+    return any(
+        isinstance(made, ast.Call) and ast.unparse(made).startswith(f"registry.gauge({name}, {said}")
+        for made in ast.walk(call)
+    )
 
 
 def _filled(text: ast.expr, spelled: dict[str, str]) -> str:

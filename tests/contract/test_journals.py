@@ -225,6 +225,9 @@ async def test_facts_are_read_in_order_and_found_by_kind_and_key(ledger: Ledger)
     assert await ledger.find("x509.issued", "shared") == facts[2:4]
     assert await ledger.find("jwt.issued", "shared") == facts[4:]
     assert await ledger.find("x509.issued", "unknown") == []
+    located = await ledger.located("x509.issued", "shared")
+    assert [(one.position, one.fact) for one in located] == [(3, facts[2]), (4, facts[3])]
+    assert await ledger.located("x509.issued", "unknown") == []
 
 
 async def test_all_facts_of_concurrent_callers_are_recorded_once(ledger: Ledger) -> None:

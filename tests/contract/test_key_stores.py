@@ -11,12 +11,13 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ca.keys.file import FileKeys
 from ca.keys.memory import MemoryKeys
 from ca.keys.open import KeysConfig, VaultConfig, close_keys, open_keys
 from ca.keys.pool import SigningPool
-from ca.keys.port import MAX_MESSAGE_BYTES, MAX_MESSAGES, KeyStore
+from ca.keys.port import EC_P256, ED25519, MAX_MESSAGE_BYTES, MAX_MESSAGES, MAX_NOTE_BYTES, KeyStore
 from ca.keys.wrapping import MachineKeyFile, PassphraseFile
 from tests.fakes.openbao import openbao
 from trustfed.errors import Conflict, Invalid, NotFound
@@ -182,3 +183,45 @@ async def test_nothing_that_python_shows_of_a_store_is_key_material(keys: KeySto
     shown = f"{keys!r} {vars(keys)!r}"
     assert "PRIVATE" not in shown
     assert "private_value" not in shown
+
+
+async def test_an_ed25519_key_signs_the_messages_themselves(keys: KeyStore) -> None:
+    key = await keys.create("log", ED25519)
+    assert isinstance(key, Ed25519PublicKey)
+    assert await keys.public_key("log", ED25519) == key
+    assert await keys.sign("log", []) == []
+    messages = [b"", b"x" * MAX_NOTE_BYTES, *(b"note %d" % number for number in range(40))]
+    signatures = await keys.sign("log", messages)
+    assert {len(signature) for signature in signatures} == {64}
+    for message, signature in zip(messages, signatures, strict=True):
+        key.verify(signature, message)
+    assert await keys.sign("log", [b"note 1"]) == await keys.sign("log", [b"note 1"])  # RFC 8032 is deterministic
+
+
+async def test_an_ed25519_key_signs_nothing_longer_than_a_note(keys: KeyStore) -> None:
+    await keys.create("log", ED25519)
+    for count in (0, 40):
+        with pytest.raises(Invalid, match=f"message {count} of the batch has {MAX_NOTE_BYTES + 1} bytes"):
+            await keys.sign("log", [b"x"] * count + [b"x" * (MAX_NOTE_BYTES + 1)])
+
+
+async def test_a_key_of_another_kind_than_asked_for_is_refused(keys: KeyStore) -> None:
+    await keys.create("log", ED25519)
+    await keys.create("authority")
+    with pytest.raises(Invalid, match="key log is of another kind than ec-p256"):
+        await keys.public_key("log")
+    with pytest.raises(Invalid, match="key authority is of another kind than ed25519"):
+        await keys.public_key("authority", ED25519)
+    with pytest.raises(Conflict, match="key log exists already"):
+        await keys.create("log", EC_P256)
+    with pytest.raises(NotFound):
+        await keys.public_key("nobody", ED25519)
+
+
+async def test_a_destroyed_ed25519_key_signs_nothing_more_and_its_name_is_free(keys: KeyStore) -> None:
+    first = await keys.create("log", ED25519)
+    await keys.destroy("log")
+    for count in (1, 40):
+        with pytest.raises(NotFound):
+            await keys.sign("log", [b"x"] * count)
+    assert await keys.create("log", ED25519) != first

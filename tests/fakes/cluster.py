@@ -28,11 +28,13 @@ from cryptography.x509.oid import NameOID
 from grpclib.exceptions import GRPCError
 
 from tests.fakes.domain import Authority, Domain, Key, ca_certificate, leaf, new_key, usage
+from tests.fakes.evidence_intake import EvidenceIntake
 from trustfed.errors import Denied, TrustfedError
 from trustfed.federation import enrolment, roots
 from trustfed.federation.dsse import Signature
 from trustfed.federation.names import cluster_id, hub_id, node_id
 from trustfed.federation.token import EnrolmentToken
+from trustfed.proto import evidence_pb2 as evidence_pb
 from trustfed.proto import node_pb2 as pb
 from trustfed.runtime.errors import answer
 from trustfed.runtime.timestamps import to_ms
@@ -119,6 +121,7 @@ class FakeCluster:
         self.loaded: list[pb.SecretLoaded] = []
         self.refused: list[pb.SecretRefused] = []
         self.issued: list[str] = []
+        self.evidence = EvidenceIntake()
         self.streams: list[asyncio.Queue[pb.FromCluster | Exception]] = []
         self.missed: list[pb.FromCluster] = []
         self._grpc: grpclib.server.Server | None = None
@@ -487,7 +490,7 @@ def bundle_message(domain: Domain, *, home: bool) -> pb.FromCluster:
 
 
 class _Node:
-    """The four methods for grpclib."""
+    """The methods of Node, and of NodeEvidence, for grpclib."""
 
     def __init__(self, cluster: FakeCluster) -> None:
         self._cluster = cluster
@@ -521,6 +524,9 @@ class _Node:
             ),
             prefix + "RenewNode": grpclib.const.Handler(
                 one(cluster.renew_node), unary, pb.RenewNodeRequest, pb.RenewNodeResponse
+            ),
+            "/trustfed.evidence.v1.NodeEvidence/Report": grpclib.const.Handler(
+                one(cluster.evidence.report), unary, evidence_pb.NodeReport, evidence_pb.NodeReportAnswer
             ),
         }
 

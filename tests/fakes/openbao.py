@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -30,10 +31,11 @@ ROOT_TOKEN = "root-of-tests"
 class OpenBao:
     """A server process, its address and root token; `call` speaks its HTTP API as root."""
 
-    def __init__(self, directory: Path | None = None) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path | None = None, tls: Path | None = None) -> None:
+        """`tls` is a folder for a dev server's own CA ("vault-ca.pem") and certificate: then it speaks https."""
+        self.directory, self.tls = directory, tls
         self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
         self.token = ROOT_TOKEN
         self._unseal_key = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,6 +46,7 @@ class OpenBao:
         if self.directory is None:
             options = ["-dev", f"-dev-root-token-id={self.token}", "-dev-no-store-token"]
             options.append(f"-dev-listen-address=127.0.0.1:{self.port}")
+            options += ["-dev-tls", f"-dev-tls-cert-dir={self.tls}"] if self.tls else []
         else:
             options = [f"-config={self._configuration(self.directory)}"]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server
@@ -88,7 +91,15 @@ class OpenBao:
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Make a request as root; raises unless it succeeds."""
         headers = {"X-Vault-Token": self.token}
-        answer = httpx.request(method, f"{self.url}/v1/{path}", json=body, headers=headers, trust_env=False, timeout=20)
+        answer = httpx.request(
+            method,
+            f"{self.url}/v1/{path}",
+            json=body,
+            headers=headers,
+            trust_env=False,
+            timeout=20,
+            verify=self._trusted(),
+        )
         if not answer.is_success:
             raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text}")
         return dict(answer.json()) if answer.content else {}
@@ -104,6 +115,9 @@ class OpenBao:
         rules = f"""path "{mount}/keys/*" {{ capabilities = ["create", "read", "update", "delete"] }}
                     path "{mount}/sign/*" {{ capabilities = ["update"] }}"""
         self.call("PUT", f"sys/policies/acl/{mount}-keys", {"policy": rules})
+
+    def _trusted(self) -> ssl.SSLContext | bool:
+        return ssl.create_default_context(cafile=self.tls / "vault-ca.pem") if self.tls else False
 
     def _configuration(self, directory: Path) -> Path:
         (directory / "raft").mkdir(exist_ok=True)
@@ -126,8 +140,9 @@ class OpenBao:
                 self._log.seek(0)
                 raise RuntimeError(f"bao ended at once: {self._log.read()[-2000:].decode(errors='replace')}")
             try:
-                status = httpx.get(f"{self.url}/v1/sys/health", trust_env=False, timeout=5).status_code
-            except httpx.TransportError:
+                health = f"{self.url}/v1/sys/health"
+                status = httpx.get(health, trust_env=False, timeout=5, verify=self._trusted()).status_code
+            except (httpx.TransportError, FileNotFoundError, ssl.SSLError):  # its CA may not be written yet
                 status = 0
             if status == 200 or (status and self.directory is not None):
                 return

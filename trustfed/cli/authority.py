@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from trustfed.cli import client, output
-from trustfed.cli.options import ClusterSocket, Output, OutputOption, ReasonOption, examples, noun
+from trustfed.cli import client, output, proposed
+from trustfed.cli.options import BreakGlassOption, ClusterSocket, Output, OutputOption, ReasonOption, examples, noun
 
 app = noun()
 AuthorityId = Annotated[str, typer.Argument(metavar="ID", help="The authority, as `trustfed authority list` shows it.")]
@@ -36,30 +36,51 @@ def list_(socket: ClusterSocket = None, output_as: OutputOption = Output.TABLE) 
 
 
 @app.command(
-    epilog=examples("trustfed authority prepare --reason yearly", "trustfed authority prepare --kind jwt"),
+    epilog=examples(
+        "trustfed authority prepare --reason yearly",
+        "trustfed authority prepare --kind jwt",
+        'trustfed authority prepare --reason "yearly drill, one person on duty" --break-glass',
+    ),
 )
 def prepare(
     kind: Annotated[str, typer.Option("--kind", help="x509 or jwt.")] = "x509",
     reason: ReasonOption = "",
+    break_glass: BreakGlassOption = False,
     socket: ClusterSocket = None,
+    output_as: OutputOption = Output.TABLE,
 ) -> None:
-    """Prepare the successor of the active authority; it signs once every live consumer holds the bundle with it."""
-    client.cluster(socket).post("/authorities/prepare", {"kind": kind, "reason": reason})
-    output.line(f"a successor of the active {kind} authority is being prepared; `trustfed authority list` follows it")
+    """Prepare the successor of the active authority; it signs once every live consumer holds the bundle. Takes two people."""
+    admin = client.cluster(socket)
+    found = admin.post("/authorities/prepare", {"kind": kind, "reason": reason, "break_glass": break_glass})
+    done = f"a successor of the active {kind} authority is being prepared; `trustfed authority list` follows it"
+    proposed.told(admin, found, done, output_as)
 
 
-@app.command(epilog=examples('trustfed authority activate 0b1c2d3e4f506172 --reason "peer is lost for good"'))
-def activate(authority: AuthorityId, reason: ReasonOption = "", socket: ClusterSocket = None) -> None:
-    """Activate a prepared authority now, whoever has not got it; the journal names them."""
-    found = client.cluster(socket).post(f"/authorities/{client.segment(authority)}/activate", {"reason": reason})
+@app.command(
+    epilog=examples(
+        'trustfed authority activate 0b1c2d3e4f506172 --reason "peer is lost for good"',
+        'trustfed authority activate 0b1c2d3e4f506172 --reason "peer is lost, nobody else is awake" --break-glass',
+    ),
+)
+def activate(
+    authority: AuthorityId,
+    reason: ReasonOption = "",
+    break_glass: BreakGlassOption = False,
+    socket: ClusterSocket = None,
+    output_as: OutputOption = Output.TABLE,
+) -> None:
+    """Activate a prepared authority now, whoever has not got it; the journal names them. Takes two people."""
+    admin = client.cluster(socket)
+    body = {"reason": reason, "break_glass": break_glass}
+    found = admin.post(f"/authorities/{client.segment(authority)}/activate", body)
     missing = f"; it was missing at {output.cell(found['missing'])}" if found.get("missing") else ""
-    output.line(f"authority {authority} is active{missing}")
+    proposed.told(admin, found, f"authority {authority} is active{missing}", output_as)
 
 
 @app.command(
     epilog=examples(
         'trustfed authority taint 0b1c2d3e4f506172 --reason "disk was sold"',
-        'trustfed authority taint 0b1c2d3e4f506172 --reason "key is stolen" --remove-first',
+        'trustfed authority taint 0b1c2d3e4f506172 --reason "key is stolen" --remove-first --break-glass',
     ),
 )
 def taint(
@@ -69,20 +90,34 @@ def taint(
         bool,
         typer.Option("--remove-first", help="The key is stolen: out of the bundle first, also where that breaks."),
     ] = False,
+    break_glass: BreakGlassOption = False,
     socket: ClusterSocket = None,
+    output_as: OutputOption = Output.TABLE,
 ) -> None:
-    """Trust an authority no longer: a successor signs, everything it signed is replaced, it leaves the bundle."""
-    body = {"reason": reason, "remove_first": remove_first}
-    client.cluster(socket).post(f"/authorities/{client.segment(authority)}/taint", body)
-    output.line(f"authority {authority} is tainted; `trustfed authority list` follows it")
+    """Trust an authority no longer: a successor signs, what it signed is replaced, it leaves the bundle. Takes two people."""
+    admin = client.cluster(socket)
+    body = {"reason": reason, "remove_first": remove_first, "break_glass": break_glass}
+    found = admin.post(f"/authorities/{client.segment(authority)}/taint", body)
+    done = f"authority {authority} is tainted; `trustfed authority list` follows it"
+    proposed.told(admin, found, done, output_as)
 
 
-@app.command(epilog=examples('trustfed authority revoke 0b1c2d3e4f506172 --reason "key is stolen"'))
+@app.command(
+    epilog=examples(
+        'trustfed authority revoke 0b1c2d3e4f506172 --reason "key is stolen"',
+        'trustfed authority revoke 0b1c2d3e4f506172 --reason "key is stolen" --break-glass',
+    ),
+)
 def revoke(
     authority: AuthorityId,
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the journal.")],
+    break_glass: BreakGlassOption = False,
     socket: ClusterSocket = None,
+    output_as: OutputOption = Output.TABLE,
 ) -> None:
-    """Take an authority out of the bundle at once, also where that breaks; what it signed is replaced."""
-    client.cluster(socket).post(f"/authorities/{client.segment(authority)}/revoke", {"reason": reason})
-    output.line(f"authority {authority} leaves the bundle; `trustfed authority list` follows it")
+    """Take an authority out of the bundle at once, also where that breaks; what it signed is replaced. Takes two people."""
+    admin = client.cluster(socket)
+    body = {"reason": reason, "break_glass": break_glass}
+    found = admin.post(f"/authorities/{client.segment(authority)}/revoke", body)
+    done = f"authority {authority} leaves the bundle; `trustfed authority list` follows it"
+    proposed.told(admin, found, done, output_as)

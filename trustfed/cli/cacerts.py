@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import ssl
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,8 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from trustfed.cli import client, output
-from trustfed.cli.options import ClusterSocket, Output, OutputOption, ReasonOption, examples, noun, seconds
+from trustfed.cli import client, output, proposed
+from trustfed.cli.options import (
+    BreakGlassOption,
+    ClusterSocket,
+    Output,
+    OutputOption,
+    ReasonOption,
+    examples,
+    noun,
+    seconds,
+)
 from trustfed.errors import Conflict
 from trustfed.runtime.config import duration
 
@@ -29,6 +39,7 @@ _STEPS = 6
     epilog=examples(
         'trustfed cacerts begin --write /var/lib/istio/cacerts --leaf-ttl 24h --reason "istiod signs for the mesh"',
         "trustfed cacerts begin --write cacerts --leaf-ttl 12h --ttl 90d --reason yearly",
+        'trustfed cacerts begin --write cacerts --leaf-ttl 24h --reason "one person on duty" --break-glass',
     ),
 )
 def begin(
@@ -38,9 +49,10 @@ def begin(
     ],
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the journal.")],
     ttl: Annotated[str, typer.Option("--ttl", help="How long the sub-authority lives, at most 366d.")] = "180d",
+    break_glass: BreakGlassOption = False,
     socket: ClusterSocket = None,
 ) -> None:
-    """Make a new key in DIR and its anchor in the home bundle; with one that signs already this begins its roll-over."""
+    """Make a new key in DIR and its anchor in the home bundle; a roll-over where one signs already. Takes two people."""
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
 
     from ca.authority import new_authority_id  # noqa: PLC0415  pyca takes time to load
@@ -63,6 +75,9 @@ def begin(
     left = folder.following()
     if left is not None and any(one["certificate"].encode() == left[0] for one in found["authorities"]):
         raise Conflict(f"{write} has a key that signs and is not in its place yet", hint="trustfed cacerts advance")
+    if left is not None and (waiting := _waiting(cluster, left[0])) is not None:
+        output.line(f"the key in {write} is proposed already: trustfed approval approve {waiting}")
+        return
     now = datetime.now(UTC)
     id_ = new_authority_id(os.urandom)
     key, twin = make_external(
@@ -79,8 +94,13 @@ def begin(
         "twin": base64.b64encode(twin).decode(),
         "leaf_seconds": seconds(leaf_ttl),
         "reason": reason,
+        "break_glass": break_glass,
     }
-    _say(cluster.post("/cacerts", body))
+    answer = cluster.post("/cacerts", body)
+    if proposed.waits(answer):
+        output.line(proposed.proposed(cluster, answer))
+    else:
+        _say(answer)
     output.line("`trustfed cacerts advance` takes each next step when its time has come")
 
 
@@ -94,12 +114,13 @@ def advance(
     write: FolderOption,
     confirmed: Annotated[
         bool,
-        typer.Option("--confirmed", help="Every proxy holds both anchors: do not wait for their certificates' life."),
+        typer.Option("--confirmed", help="Every proxy holds both anchors: do not wait for it. Takes two people."),
     ] = False,
     settle: Annotated[
         str, typer.Option("--settle", help="How long istiod gets to read a change before the next one.")
     ] = "1m",
     reason: ReasonOption = "",
+    break_glass: BreakGlassOption = False,
     socket: ClusterSocket = None,
 ) -> None:
     """Take every step whose time has come, and bring DIR up to date; run it hourly. It says what the next step waits for."""
@@ -113,7 +134,12 @@ def advance(
         if step == "anchor" and settled:
             found = cluster.post(f"/cacerts/{following}/anchored", {"reason": reason})
         elif following and confirmed and found["step"] == "swapping" and not step:
-            found = cluster.post(f"/cacerts/{following}/anchored", {"confirmed": True, "reason": reason})
+            body = {"confirmed": True, "reason": reason, "break_glass": break_glass}
+            answer = cluster.post(f"/cacerts/{following}/anchored", body)
+            if proposed.waits(answer):
+                output.line(proposed.proposed(cluster, answer))
+                break
+            found = answer
         elif step == "swap":
             found = cluster.post(f"/cacerts/{found['signing']}/swapped", {"reason": reason})
         elif step == "export":
@@ -148,14 +174,25 @@ def status(socket: ClusterSocket = None, output_as: OutputOption = Output.TABLE)
     output.listing(client.members(found, "authorities"), columns, output_as)
 
 
-@app.command(epilog=examples('trustfed cacerts abandon 0b1c2d3e4f506172 --reason "the key was lost"'))
+@app.command(
+    epilog=examples(
+        'trustfed cacerts abandon 0b1c2d3e4f506172 --reason "the key was lost"',
+        'trustfed cacerts abandon 0b1c2d3e4f506172 --reason "the key was lost" --break-glass',
+    )
+)
 def abandon(
     authority: Annotated[str, typer.Argument(metavar="ID", help="The one that is to follow.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the journal.")],
+    break_glass: BreakGlassOption = False,
     socket: ClusterSocket = None,
 ) -> None:
-    """Give up a sub-authority that was never used: its anchor leaves the bundle."""
-    _say(client.cluster(socket).post(f"/cacerts/{client.segment(authority)}/abandon", {"reason": reason}))
+    """Give up a sub-authority that was never used: its anchor leaves the bundle. Takes two people."""
+    cluster, body = client.cluster(socket), {"reason": reason, "break_glass": break_glass}
+    answer = cluster.post(f"/cacerts/{client.segment(authority)}/abandon", body)
+    if proposed.waits(answer):
+        output.line(proposed.proposed(cluster, answer))
+    else:
+        _say(answer)
 
 
 @app.command(epilog=examples("trustfed cacerts check --write /var/lib/istio/cacerts"))
@@ -200,6 +237,18 @@ def _bring(folder: Any, found: dict[str, Any], quiet: timedelta) -> bool:
     if following is not None and following[0] == wanted:
         folder.forget_following()
     return set(anchors) <= set(roots)
+
+
+def _waiting(cluster: client.Admin, certificate: bytes) -> str | None:
+    """The proposal that waits for another person with this very key (PEM of its certificate)."""
+    try:
+        der = ssl.PEM_cert_to_DER_cert(certificate.decode())
+    except ValueError:  # a file that was cut short: no key that anybody has proposed
+        return None
+    for one in client.members(cluster.get("/approvals"), "approvals"):
+        if one["command"] == "cacerts.begin" and one["body"].get("twin") == base64.b64encode(der).decode():
+            return str(one["id"])
+    return None
 
 
 def _certificate(found: dict[str, Any], id_: str) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -22,6 +24,8 @@ DEFAULTS: dict[Kind, Path] = {
 }
 MAX_ANSWER = 64 << 20
 TIMEOUT = 30.0
+MAKING = 1_800.0
+"""For what takes long to be made: an evidence pack."""
 
 
 class Admin:
@@ -50,6 +54,28 @@ class Admin:
         """The bytes that answer GET."""
         return self._exchange("GET", path, None, query)[0]
 
+    def save(self, path: str, out: Path, **query: str | int) -> int:
+        """Leave the bytes that answer GET in a new file; gives their number. What cannot be had whole is not left there.
+
+        It waits as long as the answer takes to be made. Raises Conflict when the file is there.
+        """
+        if out.exists():
+            raise Conflict(f"{out} exists already", hint="choose another name")
+        part, size = out.with_name(f".{out.name}.partial"), 0
+        try:
+            with self._asked("GET", path, None, query, MAKING) as answer:
+                if answer.status_code >= 400:
+                    raise from_http(answer.status_code, answer.read())
+                with part.open("xb") as file:
+                    for chunk in answer.iter_bytes():
+                        size += file.write(chunk)
+            part.rename(out)
+        except OSError as error:
+            raise Unavailable(f"{out} cannot be written: {(error.strerror or str(error)).lower()}") from None
+        finally:
+            part.unlink(missing_ok=True)
+        return size
+
     def _json(self, method: str, path: str, body: object = None, query: dict[str, str | int] | None = None) -> Any:
         data, url = self._exchange(method, path, body, query or {})
         try:
@@ -58,30 +84,41 @@ class Admin:
             raise Unavailable(f"{url} answered with something that is not JSON") from None
 
     def _exchange(self, method: str, path: str, body: object, query: dict[str, str | int]) -> tuple[bytes, str]:
-        where = f"the {self.kind}'s admin socket {self.socket}"
+        where = self._where
+        with self._asked(method, path, body, query, TIMEOUT) as answer:
+            data = b""
+            for part in answer.iter_bytes():
+                data += part
+                if len(data) > MAX_ANSWER:
+                    raise Unavailable(f"{where} answered with more than {MAX_ANSWER >> 20} MiB")
+            status = answer.status_code
+        if status >= 400:
+            raise from_http(status, data)
+        return data, f"{where}, {path},"
+
+    @property
+    def _where(self) -> str:
+        return f"the {self.kind}'s admin socket {self.socket}"
+
+    @contextlib.contextmanager
+    def _asked(
+        self, method: str, path: str, body: object, query: dict[str, str | int], seconds: float
+    ) -> Iterator[httpx.Response]:
         # No TLS here: loading the system's roots for it would be most of a command's time.
         transport = httpx.HTTPTransport(uds=str(self.socket), verify=False)
         try:
             with (
-                httpx.Client(transport=transport, base_url="http://admin", timeout=TIMEOUT, trust_env=False) as client,
+                httpx.Client(transport=transport, base_url="http://admin", timeout=seconds, trust_env=False) as client,
                 client.stream(method, path, params=query, json=body) as answer,
             ):
-                data = b""
-                for part in answer.iter_bytes():
-                    data += part
-                    if len(data) > MAX_ANSWER:
-                        raise Unavailable(f"{where} answered with more than {MAX_ANSWER >> 20} MiB")
-                status = answer.status_code
+                yield answer
         except httpx.TimeoutException:
-            raise Unavailable(f"{where} did not answer within {TIMEOUT:.0f} s") from None
+            raise Unavailable(f"{self._where} did not answer within {seconds:.0f} s") from None
         except httpx.TransportError as error:
             raise Unavailable(
-                f"{where} cannot be reached: {_reason(error)}",
+                f"{self._where} cannot be reached: {_reason(error)}",
                 hint=f"does trustfed {self.kind} serve run? --socket or TRUSTFED_{self.kind.upper()}_SOCKET names it",
             ) from None
-        if status >= 400:
-            raise from_http(status, data)
-        return data, f"{where}, {path},"
 
 
 def hub(socket: Path | None) -> Admin:

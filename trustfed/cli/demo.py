@@ -19,7 +19,12 @@ app = typer.Typer(
 
 
 @app.command(
-    epilog=examples("trustfed demo", "trustfed demo --once", "trustfed demo --directory ./story --svid-ttl 1m"),
+    epilog=examples(
+        "trustfed demo",
+        "trustfed demo --once",
+        "trustfed demo --fleet 40",
+        "trustfed demo --directory ./story --svid-ttl 1m",
+    ),
 )
 def demo(
     directory: Annotated[
@@ -34,11 +39,14 @@ def demo(
         bool, typer.Option("--brief", help="Only the beginning of the story: all is up in a fraction of the time.")
     ] = False,
     keys: Annotated[str, typer.Option("--keys", help="Where the keys lie: file or openbao.")] = "file",
+    fleet: Annotated[
+        int, typer.Option("--fleet", metavar="N", help="Simulated clusters on the dashboard, 0 to 500.")
+    ] = 12,
 ) -> None:
     """Run the story: a root, two trust domains, their nodes and workloads; then stay up until Ctrl-C."""
     if keys not in ("file", "openbao"):
         raise Invalid(f"--keys {keys} is unknown", hint="file or openbao")
     from trustfed.demo import story  # noqa: PLC0415  it loads the whole house
 
-    held = story.run(directory, once=once, svid_ttl=duration(svid_ttl), keys=keys, brief=brief)
+    held = story.run(directory, once=once, svid_ttl=duration(svid_ttl), keys=keys, brief=brief, fleet=fleet)
     raise typer.Exit(0 if held else 1)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from trustfed.cli import client, output
-from trustfed.cli.options import HubSocket, Output, OutputOption, examples, leave_secret, noun
+from trustfed.cli import client, output, proposed
+from trustfed.cli.options import BreakGlassOption, HubSocket, Output, OutputOption, examples, leave_secret, noun
 
 app = noun()
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The trust domain.")]
@@ -57,21 +57,31 @@ def show(name: Name, socket: HubSocket = None, output_as: OutputOption = Output.
     output.record(client.hub(socket).get(f"/domains/{client.segment(name)}"), output_as)
 
 
-@app.command(epilog=examples('trustfed domain remove prod-us-west --reason "cluster is gone"'))
+@app.command(
+    epilog=examples(
+        'trustfed domain remove prod-us-west --reason "cluster is gone"',
+        'trustfed domain remove prod-us-west --reason "its keys are stolen" --break-glass',
+    ),
+)
 def remove(
     name: Name,
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the journal.")],
+    break_glass: BreakGlassOption = False,
     socket: HubSocket = None,
+    output_as: OutputOption = Output.TABLE,
 ) -> None:
-    """Take a trust domain out: its grants end, its intermediates are revoked."""
-    client.hub(socket).delete(f"/domains/{client.segment(name)}", reason=reason)
-    output.line(f"trust domain {name} is removed")
+    """Take a trust domain out: its grants end, its intermediates are revoked. Takes two people."""
+    admin, alone = client.hub(socket), {"break_glass": "true"} if break_glass else {}
+    found = admin.delete(f"/domains/{client.segment(name)}", reason=reason, **alone)
+    proposed.told(admin, found, f"trust domain {name} is removed", output_as)
 
 
 @app.command(
     "revoke-intermediate",
     epilog=examples(
         "trustfed domain revoke-intermediate d9575f7c20af931bb5c86bac867595e2 --reason keyCompromise",
+        "trustfed domain revoke-intermediate d9575f7c20af931bb5c86bac867595e2 --reason keyCompromise "
+        '--why "seen at a stranger\'s" --break-glass',
     ),
 )
 def revoke_intermediate(
@@ -79,8 +89,17 @@ def revoke_intermediate(
         str, typer.Argument(metavar="SERIAL", help="The intermediate, as `trustfed domain show` has it.")
     ],
     reason: Annotated[str, typer.Option("--reason", help="One of RFC 5280 §5.3.1, such as keyCompromise.")],
+    why: Annotated[str, typer.Option("--why", help="The same in words, for the journal.")] = "",
+    break_glass: Annotated[
+        bool,
+        typer.Option("--break-glass", help="At once and alone, alarmed; --why of at least 10 characters says why."),
+    ] = False,
     socket: HubSocket = None,
+    output_as: OutputOption = Output.TABLE,
 ) -> None:
-    """Put an intermediate that a root signed onto the root's CRL."""
-    found = client.hub(socket).post(f"/intermediates/{client.segment(serial)}/revoke", {"reason": reason})
-    output.line(f"intermediate {serial} of {found['trust_domain']} is revoked: {found['revoked_reason']}")
+    """Put an intermediate that a root signed onto the root's CRL. Takes two people."""
+    admin = client.hub(socket)
+    order = {"reason": reason, "why": why, "break_glass": break_glass}
+    found = admin.post(f"/intermediates/{client.segment(serial)}/revoke", order)
+    done = f"intermediate {serial} of {found.get('trust_domain')} is revoked: {found.get('revoked_reason')}"
+    proposed.told(admin, found, done, output_as)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trustfed.cli import client, output, templates
+from trustfed.cli import client, hub_login, output, templates
 from trustfed.cli.options import (
     CheckOption,
     ConfigOption,
@@ -106,3 +106,6 @@ def _import(held: dict[str, Any]) -> str:
         return f"{held['exporter']} {level}"
     laggards = f", missing at {output.cell(held['laggards'])}" if held["laggards"] else ""
     return f"{held['exporter']} behind at {level}{laggards}"
+
+
+hub_login.add_to(app)

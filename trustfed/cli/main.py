@@ -38,10 +38,12 @@ NOUNS = {
     "cacerts": "Give istiod a sub-authority to plug in, and roll it over (cluster).",
     "legacy": "Move a mesh from its old trust domain to this one (cluster).",
     "root": "Replace the federation's root (hub).",
+    "approval": "Approve what takes two people (hub, cluster).",
     "bundle": "Show, fetch and verify SPIFFE bundles.",
     "svid": "Get, watch and verify SVIDs, as a workload does.",
     "publication": "See how the published bundles stand (hub).",
     "token": "Give and take access to the hub's API (hub).",
+    "evidence": "Prove how certificates were rotated: reports, packs, verification (cluster).",
     "audit": "Read and verify the journal of a hub or a cluster.",
 }
 

@@ -50,6 +50,10 @@ WriteOption = Annotated[
     Path | None, typer.Option("--write", "-w", metavar="FILE", help="Leave the result in this file (0600).")
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept in the journal.")]
+BreakGlassOption = Annotated[
+    bool,
+    typer.Option("--break-glass", help="At once and alone, alarmed; --reason of at least 10 characters says why."),
+]
 HubSocket = Annotated[
     Path | None,
     typer.Option("--socket", metavar="PATH", envvar="TRUSTFED_HUB_SOCKET", help="The hub's admin socket."),

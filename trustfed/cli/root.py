@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from trustfed.cli import client, output
-from trustfed.cli.options import HubSocket, Output, OutputOption, ReasonOption, examples, noun
+from trustfed.cli import client, output, proposed
+from trustfed.cli.options import BreakGlassOption, HubSocket, Output, OutputOption, ReasonOption, examples, noun
 
 app = noun()
 COLUMNS = {"NAME": "name", "STATUS": "status", "NOT AFTER": "not_after", "FINGERPRINT": "fingerprint"}
@@ -25,36 +25,59 @@ def list_(socket: HubSocket = None, output_as: OutputOption = Output.TABLE) -> N
     output.line(f"root set {found['version']}: {found['hash']}{behind}")
 
 
-@app.command(epilog=examples("trustfed root prepare --reason yearly"))
-def prepare(reason: ReasonOption = "", socket: HubSocket = None) -> None:
-    """Put the next root into the root set; it signs nothing yet."""
-    found = client.hub(socket).post("/roots/prepare", {"reason": reason})
-    output.line(f"root set {found['version']} holds {len(found['roots'])} roots")
+@app.command(
+    epilog=examples(
+        "trustfed root prepare --reason yearly",
+        'trustfed root prepare --reason "yearly, one person on duty" --break-glass',
+    ),
+)
+def prepare(
+    reason: ReasonOption = "",
+    break_glass: BreakGlassOption = False,
+    socket: HubSocket = None,
+    output_as: OutputOption = Output.TABLE,
+) -> None:
+    """Put the next root into the root set; it signs nothing yet. Takes two people."""
+    admin = client.hub(socket)
+    found = admin.post("/roots/prepare", {"reason": reason, "break_glass": break_glass})
+    proposed.told(admin, found, f"root set {found.get('version')} holds {len(found.get('roots', ()))} roots", output_as)
 
 
-@app.command(epilog=examples("trustfed root activate --reason yearly"))
+@app.command(
+    epilog=examples(
+        "trustfed root activate --reason yearly",
+        'trustfed root activate --reason "yearly, one person on duty" --break-glass',
+    ),
+)
 def activate(
     reason: ReasonOption = "",
+    break_glass: BreakGlassOption = False,
     socket: HubSocket = None,
+    output_as: OutputOption = Output.TABLE,
 ) -> None:
-    """Let the prepared root sign from now on."""
-    found = client.hub(socket).post("/roots/activate", {"reason": reason})
-    active = [root["name"] for root in found["roots"] if root["status"] == "active"]
-    output.line(f"{output.cell(active)} signs from now on")
+    """Let the prepared root sign from now on. Takes two people."""
+    admin = client.hub(socket)
+    found = admin.post("/roots/activate", {"reason": reason, "break_glass": break_glass})
+    active = [root["name"] for root in found.get("roots", ()) if root["status"] == "active"]
+    proposed.told(admin, found, f"{output.cell(active)} signs from now on", output_as)
 
 
 @app.command(
     epilog=examples(
         'trustfed root retire root-1 --reason "everything stands on root-2"',
-        'trustfed root retire root-1 --reason "its key is stolen" --force',
+        'trustfed root retire root-1 --reason "its key is stolen" --force --break-glass',
     ),
 )
 def retire(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The root, as `trustfed root list` shows it.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the journal.")],
     force: Annotated[bool, typer.Option("--force", help="Also while trust domains still stand on it.")] = False,
+    break_glass: BreakGlassOption = False,
     socket: HubSocket = None,
+    output_as: OutputOption = Output.TABLE,
 ) -> None:
-    """Take a replaced root out of the root set: what it signed is believed no more."""
-    found = client.hub(socket).post("/roots/retire", {"name": name, "reason": reason, "force": force})
-    output.line(f"{name} is retired; root set {found['version']} is without it")
+    """Take a replaced root out of the root set: what it signed is believed no more. Takes two people."""
+    admin = client.hub(socket)
+    order = {"name": name, "reason": reason, "force": force, "break_glass": break_glass}
+    found = admin.post("/roots/retire", order)
+    proposed.told(admin, found, f"{name} is retired; root set {found.get('version')} is without it", output_as)

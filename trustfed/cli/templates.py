@@ -9,6 +9,8 @@ trust_domain = "trustfed-hub.example"
 data_dir = "/var/lib/trustfed/hub"
 # Where `trustfed domain`, `grant`, `root`, ... talk to the hub: who may open this socket (0600) is an admin.
 admin_socket = "/run/trustfed/hub.sock"
+# A Unix group whose members may open it too (0660). Commands on CAs take two people: two uids, two logins.
+# admin_group = "trustfed-admins"
 # /live, /ready and /metrics over HTTP, for a supervisor and Prometheus; off unless set:
 # health = "127.0.0.1:8083"
 # What clusters and browsers reach the hub by; these names stand in its certificate.
@@ -57,11 +59,38 @@ directory = "/var/lib/trustfed/public"
 # url = "https://mirror.example/trust"
 # bearer_token_file = "/run/secrets/mirror-token"
 
+# The dashboard stands at /dashboard on the doors above; `trustfed hub login` makes a link that opens it once.
+# [dashboard]
+# enabled = true
+# address = "https://hub.example"  # where browsers find it, if that is not the door itself
+
+# Login with your organisation's accounts (OpenID Connect). Its redirect URI is ADDRESS/dashboard/oidc/callback.
+# [oidc]
+# issuer = "https://id.example/realms/staff"
+# client_id = "trustfed"
+# client_secret_file = "/run/secrets/oidc"  # left out: a public client, which PKCE alone protects
+# roles_claim = "groups"
+# roles = { "platform-admins" = "admin", "platform" = "operator", "audit" = "auditor", "everybody" = "viewer" }
+
+# Once a day the newest signed checkpoint of the journal, for an auditor to fetch and keep:
+# [evidence]
+# checkpoint_every = "5m"
+# witness_directory = "/srv/trustfed-witness"
+
+# One webhook that is told of alarms, where no Alertmanager is; its messages are signed (Standard Webhooks).
+# [alerts]
+# webhook = "https://hooks.example/trustfed"
+# key_file = "/run/secrets/webhook-key"  # (umask 077; echo whsec_$(openssl rand -base64 32) > FILE)
+
 [policy]
 root_ttl = "3650d"
 intermediate_ttl = "7d"
 hub_authority_ttl = "30d"
 hub_svid_ttl = "1h"
+
+# How long a command on a CA waits for the second person, 1m to 24h:
+# [approvals]
+# expiry = "1h"
 
 [log]
 level = "info"
@@ -75,6 +104,8 @@ CLUSTER = """\
 data_dir = "/var/lib/trustfed/cluster"
 # Where `trustfed entry`, `node`, `authority`, ... talk to the cluster: who may open this socket (0600) is an admin.
 admin_socket = "/run/trustfed/cluster.sock"
+# A Unix group whose members may open it too (0660). Commands on CAs take two people: two uids.
+# admin_group = "trustfed-admins"
 # /live, /ready and /metrics over HTTP, for a supervisor and Prometheus; off unless set:
 # health = "127.0.0.1:8082"
 
@@ -165,6 +196,17 @@ least_refresh = "15s"
 # root_file = "/etc/trustfed/store-root.json"
 # role_arn = "arn:aws:iam::123456789012:role/TrustReader"
 
+# Facts of what became of each SVID: how long they stay, which orders of the hub this cluster takes (also quarantine, prepare,
+# activate, taint, pause, resume), and a folder of the auditor's that gets a signed checkpoint a day.
+# [evidence]
+# keep = "396d"
+# orders = ["rotate", "republish", "refresh"]
+# witness_directory = "/mnt/auditor"
+
+# How long a command on a CA waits for the second person, 1m to 24h:
+# [approvals]
+# expiry = "1h"
+
 [log]
 level = "info"
 """
@@ -216,6 +258,11 @@ enabled = true
 sealing = "machine"
 # passphrase_file = "/run/secrets/trustfed-cache"
 # directory = "/var/lib/trustfed/agent/cache"
+
+# Look whether a workload uses its newest SVID: an address of this node (another machine: remote = true), and whose it must be.
+# [[probe]]
+# address = "127.0.0.1:8443"
+# spiffe_id = "spiffe://prod-us-west/ns/shop/sa/web"
 
 # What Envoys call secrets (SDS on `socket`), besides spiffe://DOMAIN/PATH and spiffe://DOMAIN. These are Istio's and SPIRE's.
 [sds]

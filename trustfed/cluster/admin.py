@@ -1,6 +1,7 @@
 """The admin Unix socket of a cluster: what `trustfed entry|node|grant|authority|bundle|cluster` talk to.
 
-Who may connect is the file system's to say (0600); the actor of every decision is the peer's uid.
+Who may connect is the file system's to say (0600, or 0660 for `admin_group`); the actor of every decision is the peer's
+uid. Commands on CAs take two of them (trustfed.cluster.approvals).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from trustfed.cluster.admin_parts import AdminParts, answered, level_of
 from trustfed.cluster.admin_reading import reading_paths
 from trustfed.cluster.admin_registry import entry_paths, node_paths
 from trustfed.cluster.admin_trust import authority_paths, grant_paths
+from trustfed.cluster.approvals_admin import approval_paths
+from trustfed.cluster.audit_admin import audit_paths
 from trustfed.federation.envelope import PublicationKey
 from trustfed.runtime import metrics
 from trustfed.runtime.problems import map_errors
@@ -22,7 +25,7 @@ def admin_app(parts: AdminParts) -> FastAPI:
     app = FastAPI(title="trustfed cluster admin", docs_url=None, redoc_url=None, openapi_url=None)
     map_errors(app)
     _health(app, parts)
-    for paths in (entry_paths, node_paths, grant_paths, authority_paths, reading_paths):
+    for paths in (entry_paths, node_paths, grant_paths, authority_paths, approval_paths, audit_paths, reading_paths):
         paths(app, parts)
     return app
 

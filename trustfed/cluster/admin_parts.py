@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -19,6 +20,8 @@ from trustfed.cluster.presence import Presence
 from trustfed.cluster.reported import Reported
 from trustfed.cluster.state import ClusterState
 from trustfed.errors import Invalid
+from trustfed.journal.approvals import LIFE, Actor
+from trustfed.journal.approving import Approving
 from trustfed.journal.events import Recorded, TypedEvent
 from trustfed.journal.fold import Fold
 from trustfed.journal.ports import Journal, Ledger
@@ -50,6 +53,15 @@ class AdminParts:
     apart: Callable[[], dict[str, object]] = dict
     peers: Callable[[], dict[str, dict[str, object]]] = dict
     proxies: Callable[[], dict[str, object]] = dict
+    approval_life: timedelta = LIFE
+
+    @cached_property
+    def approvals(self) -> Approving[ClusterState]:
+        """The commands on CAs, which take two people."""
+        from trustfed.cluster.approvals import commands  # noqa: PLC0415  it reads these parts
+
+        broken = self.registry.counter("cluster_glass_broken_total", "CA commands that one person did without a second")
+        return Approving(self.fold, commands(self), self.clock, self.approval_life, broken)
 
 
 def missing_for(authority: AuthorityState, parts: AdminParts, now: datetime) -> tuple[str, ...]:
@@ -68,7 +80,7 @@ async def record(
     parts: AdminParts, request: Request, decide: Callable[[ClusterState], Sequence[TypedEvent]], reason: str = ""
 ) -> list[Recorded]:
     """Run a decision as the caller. A client that retries names its command in Command-Id, and it is applied once."""
-    command_id = request.headers.get("command-id") or uuid4().hex
+    command_id = command_id_of(request)
     return await parts.fold.execute(
         decide, command_id=command_id, actor=actor(request), reason=reason, now=parts.clock.now()
     )
@@ -76,6 +88,20 @@ async def record(
 
 def actor(request: Request) -> str:
     return request.client.host if request.client else "unknown"
+
+
+def command_id_of(request: Request) -> str:
+    """What the client named its command, so that one that is sent again is the same; else a new id."""
+    named = request.headers.get("command-id") or uuid4().hex
+    if len(named) > 100:
+        raise Invalid("Command-Id is longer than 100 characters", hint="a UUID will do")
+    return named
+
+
+def acting(request: Request) -> Actor:
+    """The caller as the rule of two people knows it: each uid with an account is its own person, others are nobody."""
+    who = actor(request)
+    return Actor(who, who if who.startswith("uid:") else "")
 
 
 async def body_of(request: Request, kind: type[Body]) -> Body:

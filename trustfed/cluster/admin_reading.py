@@ -70,6 +70,7 @@ def reading_paths(app: FastAPI, parts: AdminParts) -> None:
                         "position": record.position,
                         **msgspec.to_builtins(record.event),
                         "at": from_ms(record.event.at),
+                        "at_ms": record.event.at,
                     }
                     for record in records
                 ],

@@ -11,9 +11,18 @@ from fastapi import FastAPI, Request, Response
 from ca.lifecycle import AuthorityState, Kind, Status
 from trustfed.cluster import authority_commands, grants
 from trustfed.cluster.admin_parts import AdminParts, actor, answered, body_of, level_of, missing_for, record
-from trustfed.cluster.state import Grant
+from trustfed.cluster.approvals import (
+    AuthorityActivation,
+    AuthorityPreparation,
+    AuthorityRevocation,
+    AuthorityTaint,
+    preparation,
+)
+from trustfed.cluster.approvals_admin import asked
+from trustfed.cluster.state import ClusterState, Grant
 from trustfed.errors import Invalid
 from trustfed.federation.envelope import PublicationKey
+from trustfed.journal.approving import Pinned
 from trustfed.runtime.config import duration
 
 
@@ -42,6 +51,7 @@ class AuthorityCommand(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
     kind: str = "x509"
     remove_first: bool = False
+    break_glass: bool = False  # at once and alone, alarmed
 
 
 def grant_paths(app: FastAPI, parts: AdminParts) -> None:
@@ -86,41 +96,31 @@ def authority_paths(app: FastAPI, parts: AdminParts) -> None:
     @app.post("/authorities/prepare")
     async def prepared(request: Request) -> Response:
         said = await body_of(request, AuthorityCommand)
-        await record(parts, request, lambda s: authority_commands.replace_authority(s, said.kind), said.reason)
-        return answered(
-            {"kind": said.kind, "status": "a successor is being prepared; it is activated once all hold it"}
-        )
+        body = Pinned[ClusterState](AuthorityPreparation, lambda state: preparation(state, said.kind))
+        told = {"kind": said.kind, "status": "a successor is being prepared; it is activated once all hold it"}
+        return await asked(parts, request, body, said.reason, said.break_glass, lambda: told)
 
     @app.post("/authorities/{id_}/activate")
     async def activated(id_: str, request: Request) -> Response:
         said = await body_of(request, AuthorityCommand)
-        now = parts.clock.now()
         known = parts.fold.state.authorities.get(id_)
-        missing = missing_for(known, parts, now) if known else ()
-        await record(
-            parts,
-            request,
-            lambda s: authority_commands.activate(s, id_, lambda a: parts.last_leaf(a, now), said.reason, now, missing),
-            said.reason,
-        )
-        return answered({"id": id_, "status": "active", "missing": missing})
+        missing = missing_for(known, parts, parts.clock.now()) if known else ()
+        told = {"id": id_, "status": "active", "missing": missing}
+        body = AuthorityActivation(id_, said.reason)
+        return await asked(parts, request, body, said.reason, said.break_glass, lambda: told)
 
     @app.post("/authorities/{id_}/taint")
     async def tainted(id_: str, request: Request) -> Response:
         said = await body_of(request, AuthorityCommand)
-        await record(
-            parts,
-            request,
-            lambda s: authority_commands.taint(s, id_, said.remove_first, parts.clock.now()),
-            said.reason,
-        )
-        return answered({"id": id_, "tainted": True, "remove_first": said.remove_first})
+        told = {"id": id_, "tainted": True, "remove_first": said.remove_first}
+        body = AuthorityTaint(id_, said.remove_first)
+        return await asked(parts, request, body, said.reason, said.break_glass, lambda: told)
 
     @app.post("/authorities/{id_}/revoke")
     async def revoked(id_: str, request: Request) -> Response:
         said = await body_of(request, AuthorityCommand)
-        await record(parts, request, lambda s: authority_commands.revoke(s, id_, parts.clock.now()), said.reason)
-        return answered({"id": id_, "status": "leaves the bundle at once; what it signed is replaced"})
+        told = {"id": id_, "status": "leaves the bundle at once; what it signed is replaced"}
+        return await asked(parts, request, AuthorityRevocation(id_), said.reason, said.break_glass, lambda: told)
 
     @app.post("/epoch")
     async def begun(request: Request) -> Response:

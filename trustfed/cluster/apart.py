@@ -100,6 +100,10 @@ class Apart:
             self.intake.run(),
         ]
 
+    def ask_all(self) -> int:
+        """Ask every peer at its own endpoint, soon; gives how many."""
+        return self._endpoints.ask_all() if self._endpoints is not None else 0
+
     def status(self) -> dict[str, object]:
         """For `trustfed cluster status`: by when the hub is needed, and the peers that are not fresh."""
         peers = self.freshness.peers()

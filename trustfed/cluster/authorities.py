@@ -133,6 +133,8 @@ class Authorities:
             (Kind.JWT, list(consumers)),
         ):
             for step in lifecycle.due(authorities, everyone, policy, now):
+                if _held_back(step, state, policy, now):
+                    continue
                 if kind is (step.kind if isinstance(step, lifecycle.Prepare) else kinds[step.authority]):
                     steps.append(step)
         return steps
@@ -311,3 +313,11 @@ class Authorities:
             decide, command_id=uuid4().hex, actor="cluster", reason=why, now=self._clock.now()
         )
         return bool(made)
+
+
+def _held_back(step: Step, state: ClusterState, policy: lifecycle.Policy, now: datetime) -> bool:
+    """Whether people paused this roll-over. At the last safe moment, for a tainted key, and when none signs, it goes on."""
+    if not isinstance(step, lifecycle.Activate) or step.forced or str(step.kind) not in state.evidence.paused:
+        return False
+    acting = state.authorities.get(step.retires) if step.retires else None
+    return acting is not None and acting.tainted_at is None and now < lifecycle.last_safe_moment(acting, policy)

@@ -22,6 +22,7 @@ from trustfed.cluster.attestation.open import open_attestors
 from trustfed.cluster.config import ClusterConfig
 from trustfed.cluster.doors import bundle_app, spiffe_app
 from trustfed.cluster.enrolment import enrol
+from trustfed.cluster.evidence.compose import EvidenceParts, Neighbours
 from trustfed.cluster.foreign import compose as foreign
 from trustfed.cluster.grants import held_envelope
 from trustfed.cluster.hub_news import HubNews
@@ -48,7 +49,7 @@ from trustfed.runtime import logs, web
 from trustfed.runtime.grpc_server import OPTIONS, ServerIdentity
 from trustfed.runtime.health import open_health
 from trustfed.runtime.nonces import Nonces
-from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix, parse_address
+from trustfed.runtime.sockets import address_of, listen_admin, listen_tcp, parse_address
 from trustfed.runtime.tls import ReloadingContext
 from trustfed.runtime.waiting import together
 from trustfed.spiffe.ids import TrustDomain
@@ -162,6 +163,17 @@ class _Running:
         self._inside = Inside(self._own_envelope, self._fold)
         self._mesh = MeshParts(parts, self._uplink, news, self._own_envelope)
         self._mesh.publish(self._role)
+        beside = Neighbours(
+            self._presence,
+            self._uplink,
+            news,
+            self._watching,
+            self._identity,
+            self._inside,
+            self._apart,
+            self._mesh.feeds.feeds,
+        )
+        self._evidence = EvidenceParts(parts, beside)
         self._doors_open = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -169,6 +181,7 @@ class _Running:
         self._presence.load(self._fold.state, now + self._config.policy.node_ttl)
         await self._earlier()
         await self._apart.freshness.load()
+        await self._evidence.open()
         while await parts.authorities.advance(watching.consumers(now)):
             pass
         await self._identity.renew()
@@ -192,6 +205,7 @@ class _Running:
             *self._foreign.jobs(),
             *self._apart.jobs(),
             *self._mesh.jobs(),
+            *self._evidence.jobs(),
             self._role.run(),
             *self._store_jobs(),
         ]
@@ -203,6 +217,7 @@ class _Running:
             for door in doors:
                 await door.close()
             await self._apart.freshness.save()
+            await self._evidence.close()
 
     def _on_event(self, event: TypedEvent) -> None:
         self._apart.on_event(event)
@@ -244,6 +259,7 @@ class _Running:
         server = grpc.aio.server(options=OPTIONS)
         spiffe = listen_tcp(config.bundle_spiffe.listen)
         listening = _listen_grpc(server, config.grpc.listen, identity.credentials())
+        self._evidence.bundle_probe.listens(address_of(spiffe))
         told = Addresses(config.grpc.addresses(listening), config.bundle_spiffe.addresses(address_of(spiffe)))
         self._addresses = told
         self._apart.join(self._uplink, told, config.foreign.reach())
@@ -253,14 +269,16 @@ class _Running:
             parts.issuance,
             self._presence,
             self._sessions,
-            self._watching.levels_changed,
+            self._levels_changed,
             self._reported.note,
             self._clock,
             told,
             config.policy.reserve_ttl_max,
             self._mesh.proxies.heard,
+            self._evidence.shown,
+            self._evidence.told,
         )
-        server.add_generic_rpc_handlers((rpc.handlers(), *self._mesh.handlers()))
+        server.add_generic_rpc_handlers((rpc.handlers(), *self._mesh.handlers(), *self._evidence.handlers()))
         addresses = {"grpc": told.grpc[0], "bundle_spiffe": told.https[0]}
         await server.start()
         attestors = open_attestors(config.attestation, TrustDomain.parse(self._fold.state.trust_domain), self._clock)
@@ -275,10 +293,10 @@ class _Running:
             told,
             self._clock,
         )
-        confirmed = self._apart.confirmation
+        confirmed, readers = self._apart.confirmation, self._evidence.others(self._foreign.seen("https_spiffe"))
         doors: list[Closable] = [
             await web.serve(
-                spiffe_app(self._own_envelope, self._fold, admission, self._foreign.seen("https_spiffe"), confirmed),
+                spiffe_app(self._own_envelope, self._fold, admission, readers, confirmed),
                 spiffe,
                 https.context,
             )
@@ -295,8 +313,9 @@ class _Running:
         admin = self._admin_parts(addresses)
         gauges.show(admin)
         application = self._mesh.admin(self._foreign.admin(admin_app(admin), admin), admin)
+        application = self._evidence.admin(application, admin)
         larger = {"/foreign/": foreign.MAX_BODY, "/mesh/": MAX_MESH_BODY}
-        doors.append(await web.serve(application, listen_unix(config.admin_path), larger=larger))
+        doors.append(await web.serve(application, listen_admin(config.admin_path, config.admin_group), larger=larger))
         if config.health:
             listener = listen_tcp(config.health)
             addresses["health"] = address_of(listener)
@@ -325,7 +344,12 @@ class _Running:
             self._apart.status,
             self._apart.peers,
             self._mesh.proxies.status,
+            parts.config.approvals.expiry,
         )
+
+    def _levels_changed(self) -> None:
+        self._watching.levels_changed()
+        self._evidence.gaps.look()
 
     def _levels(self) -> dict[str, tuple[Level, tuple[str, ...], int]]:
         return self._presence.levels(self._fold.state, self._clock.now())

@@ -9,15 +9,17 @@ from pathlib import Path
 from ca.keys.open import KeysConfig
 from ca.profiles import JWT_MAX_LIFETIME, NODE_SVID, SYSTEM_SVID, TWIN, X509_SVID
 from trustfed.cluster.attestation.config import AttestationConfig
+from trustfed.cluster.evidence.config import EvidenceConfig
 from trustfed.cluster.foreign.config import ForeignConfig
 from trustfed.cluster.grants import LEAST_LIMIT, LONGEST_LIMIT
 from trustfed.cluster.istio_ca.config import IstioCaConfig
 from trustfed.cluster.mesh.config import MeshConfig
 from trustfed.errors import Invalid
+from trustfed.journal.approvals import ApprovalsConfig
 from trustfed.reading.config import StoreConfig
 from trustfed.runtime.config import SecretFile
 from trustfed.runtime.logs import LogConfig
-from trustfed.runtime.sockets import check_addresses, check_path, parse_address
+from trustfed.runtime.sockets import check_addresses, check_admin_group, check_path, parse_address
 
 _SECOND = timedelta(seconds=1)
 MAX_ADDRESSES = 8
@@ -141,11 +143,15 @@ class ClusterConfig:
     store: StoreConfig | None = None
     mesh: MeshConfig = field(default_factory=MeshConfig)
     istio_ca: IstioCaConfig | None = None
+    admin_group: str = ""
+    approvals: ApprovalsConfig = field(default_factory=ApprovalsConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
 
     def __post_init__(self) -> None:
         check_addresses(self.health)
         check_path(self.admin_path)
+        check_admin_group(self.admin_group, self.admin_path, self.data_dir)
         if self.istio_ca is not None:
             self.istio_ca.check(self.policy.svid_ttl_max)
 

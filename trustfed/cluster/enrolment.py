@@ -39,7 +39,7 @@ async def enrol(
 ) -> None:
     """Enrol this cluster with the hub that the token names. Safe to run again after a crash at any moment."""
     trust_domain = TrustDomain.parse(token.newcomer)
-    await _make_keys(fold, keys, authorities, trust_domain, clock)  # 1
+    await make_keys(fold, keys, authorities, trust_domain, clock)  # 1
     documents = await asyncio.to_thread(https_client.root_documents, token.host, token.port)  # 2
     root_set = roots.pinned(documents, token.root_version, token.root_hash, clock.now())
     server = Server(token.host, token.port, client_context(None, root_set.roots), exactly(token.server_id))  # 3
@@ -48,9 +48,10 @@ async def enrol(
     await _adopt(fold, authorities, answer, authority, token, documents, root_set, clock)  # 5
 
 
-async def _make_keys(
+async def make_keys(
     fold: Fold[ClusterState], keys: KeyStore, authorities: Authorities, trust_domain: TrustDomain, clock: Clock
 ) -> None:
+    """Have the publication key and the first authorities, journalled (1). Raises Conflict for another domain's journal."""
     domain = fold.state.domain
     if domain is not None and domain.trust_domain != trust_domain.name:
         raise Conflict(

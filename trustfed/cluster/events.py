@@ -6,8 +6,10 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from trustfed.cluster.evidence.events import EVENTS as EVIDENCE_EVENTS
 from trustfed.cluster.istio_ca.events import EVENTS as ISTIO_EVENTS
 from trustfed.cluster.mesh.events import EVENTS
+from trustfed.journal.approvals import EVENTS as APPROVAL_EVENTS
 from trustfed.journal.events import Codec
 
 
@@ -385,6 +387,8 @@ CODEC = Codec(
         "foreign.accepted": ForeignBundleAccepted,
         "foreign.refused": ForeignBundleRefused,
         **EVENTS,
+        **EVIDENCE_EVENTS,
         **ISTIO_EVENTS,
+        **APPROVAL_EVENTS,
     }
 )

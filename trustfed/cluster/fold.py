@@ -11,10 +11,12 @@ from msgspec.structs import replace
 
 from ca.lifecycle import AuthorityState, Kind, Level, Status
 from trustfed.cluster import events as e
+from trustfed.cluster.evidence.state import APPLY as APPLY_EVIDENCE
 from trustfed.cluster.istio_ca.fold import APPLY as APPLY_ISTIO
 from trustfed.cluster.mesh import events as mesh_events
 from trustfed.cluster.mesh import state as mesh
 from trustfed.cluster.state import ClusterState, Domain, ForeignPeer, Grant, Hub, Invitation, Node, Peer
+from trustfed.journal import approvals
 from trustfed.journal.events import TypedEvent
 
 SCHEMA = 1
@@ -296,6 +298,10 @@ def _joined(s: ClusterState, ev: e.HubJoined) -> ClusterState:
     return replace(s, hub_instance=ev.hub_instance, hub_position=0)
 
 
+def _proposals(s: ClusterState, ev: approvals.ApprovalEvent) -> ClusterState:
+    return replace(s, proposals=approvals.apply(s.proposals, ev))
+
+
 def _at_hub(s: ClusterState, position: int) -> ClusterState:
     return replace(s, hub_position=position) if position > s.hub_position else s
 
@@ -337,5 +343,7 @@ _APPLY: dict[type[Any], Callable[[ClusterState, Any], ClusterState]] = {
     e.ForeignPeerRemoved: _foreign_removed,
     e.ForeignBundleAccepted: _foreign_accepted,
     e.ForeignBundleRefused: _foreign_refused,
+    **APPLY_EVIDENCE,
     **APPLY_ISTIO,
+    **dict.fromkeys(approvals.EVENTS.values(), _proposals),
 }

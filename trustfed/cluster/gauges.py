@@ -10,9 +10,10 @@ from trustfed.cluster.admin_parts import AdminParts, missing_for
 
 def show(parts: AdminParts) -> None:
     """Register gauges that are read at each exposition."""
-    registry, fold, clock = parts.registry, parts.fold, parts.clock
+    registry, fold, clock, approvals = parts.registry, parts.fold, parts.clock, parts.approvals
     gauges: dict[str, tuple[str, Callable[[], float]]] = {
         "cluster_journal_position": ("events folded", lambda: fold.position),
+        "cluster_proposals_open": ("CA commands that wait for another person", lambda: len(approvals.listed())),
         "cluster_entries": ("registration entries", lambda: len(fold.state.entries)),
         "cluster_nodes_live": (
             "nodes whose own SVID has not expired",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 
@@ -37,6 +38,18 @@ MAX_SLOTS = 500
 NODE_SLOT = "node"
 
 
+class Witness(Protocol):
+    """Who keeps evidence of what is issued; both return at once."""
+
+    def signed(
+        self, authority: str, requests: Sequence[LeafRequest], results: Sequence[Issued | TrustfedError]
+    ) -> None:
+        """What became of these requests, in order."""
+
+    def refused(self, node: Node, request: pb.X509Slot, error: TrustfedError) -> None:
+        """A node asked for this in vain."""
+
+
 class Issuance:
     """Issues from the one authority of each kind that may sign now."""
 
@@ -56,6 +69,7 @@ class Issuance:
         self._started = clock.now()
         self._loaded: tuple[AuthorityState, Issuer] | None = None
         self._last_leaf: dict[str, datetime] = {}
+        self.witness: Witness | None = None
         self._issued = registry.counter("cluster_svids_issued_total", "SVIDs signed by this process", labels=("kind",))
         self._refused = registry.counter("cluster_svids_refused_total", "SVID requests refused", labels=("kind",))
 
@@ -160,6 +174,8 @@ class Issuance:
             if isinstance(outcome, TrustfedError):
                 refuse(result, outcome)
                 self._refused.add(kind="x509")
+                if self.witness is not None:
+                    self.witness.refused(node, slot, outcome)
             else:
                 result.chain.extend(outcome.chain)
                 result.authority_id = issuer.authority
@@ -223,6 +239,8 @@ class Issuance:
             )
         except NotFound as error:
             raise _without_key(error) from error
+        if self.witness is not None:
+            self.witness.signed(issuer.authority, requests, results)
         self._still_believed(issuer.authority)
         self._issued.add(sum(isinstance(result, Issued) for result in results), kind="x509")
         return results

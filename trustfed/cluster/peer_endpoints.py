@@ -78,6 +78,7 @@ class PeerEndpoints:
         self._clock, self._uniform = clock, uniform
         self._intake = intake or Intake(fold, clock)
         self._asked: dict[str, _Asked] = {}
+        self._wanted: set[str] = set()
         self._under_way: dict[str, asyncio.Task[None]] = {}
         # Threads of its own: a peer that drips must not take those that write the journal.
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="peer-endpoints")
@@ -100,6 +101,16 @@ class PeerEndpoints:
                 task.cancel()
             self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def ask_all(self) -> int:
+        """Ask every peer once, soon, whatever is held of it; gives how many there are to ask."""
+        now, state = self._clock.now(), self._fold.state
+        found = {name for name, grant in state.pins(now).items() if state.endpoints.get(name) and not grant.local}
+        self._wanted |= found
+        for name in found & self._asked.keys():
+            self._asked[name].next_at = min(self._asked[name].next_at, self._clock.monotonic())
+        self.look()
+        return len(found)
+
     def look(self) -> None:
         """Begin what is due."""
         now, state, connected = self._clock.now(), self._fold.state, self._connected()
@@ -109,16 +120,17 @@ class PeerEndpoints:
         moment = self._clock.monotonic()
         for name, grant in pins.items():
             urgent = self._urgent(name, grant)
-            if connected and not urgent:
+            if connected and not urgent and name not in self._wanted:
                 self._asked.pop(name, None)
                 continue
             asked = self._asked.get(name)
             if asked is None:
-                spread = _SOON_SECONDS if urgent else self._apart(name)
+                spread = _SOON_SECONDS if urgent or name in self._wanted else self._apart(name)
                 asked = self._asked[name] = _Asked(moment + self._uniform(0, spread))
             if asked.next_at <= moment and name not in self._under_way and len(self._under_way) < AT_ONCE:
                 task = self._under_way[name] = asyncio.create_task(self._ask(name, asked))
                 task.add_done_callback(lambda _, name=name: self._under_way.pop(name, None))  # type: ignore[misc]
+                self._wanted.discard(name)
 
     async def idle(self) -> None:
         """Wait until nothing is under way."""

@@ -1,11 +1,10 @@
-"""What the Envoys of this domain said of the secrets their agents gave them: facts of the ledger, and what they refuse now.
+"""What the Envoys of this domain said of the secrets their agents gave them: what they refuse now, and a fact of each refusal.
 
-    proxy.loaded    {"node", "entry", "resource", "serial", "version", "proxy"}
-    proxy.refused   the same and {"error"}: Envoy's own words
+    proxy.refused   {"node", "entry", "resource", "serial", "version", "proxy", "error"}: Envoy's own words
 
-A fact's key is the certificate's serial, which `x509.issued` has too, so that each rotation shows when it was picked up; of a
-validation context it is `node/NAME`. A node may speak only of entries that it serves. What it says of its Envoys is its word:
-nothing here acts on it.
+A fact's key is the certificate's serial, which `x509.issued` has too; of a validation context it is `node/NAME`. What was
+loaded is counted here and ends alarms; it is a fact as its agent's spool reports it (agent.loaded, trustfed.evidence.facts).
+A node may speak only of entries that it serves. What it says of its Envoys is its word: nothing here acts on it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from trustfed.runtime.timestamps import from_ms, to_ms
 
 log = logs.get("cluster.proxies")
 
-LOADED, REFUSED = "proxy.loaded", "proxy.refused"
+LOADED, REFUSED = "loaded", "proxy.refused"
 MAX_REPORTS = 500
 MAX_WAITING = 10_000
 MAX_KNOWN = 20_000
@@ -130,6 +129,8 @@ class Proxies:
         if why:
             self._left_out.add(why=why)
             return False
+        if not isinstance(said, pb.SecretRefused):
+            return True
         body: dict[str, Any] = {
             "node": node.name,
             "entry": said.entry_id,
@@ -137,9 +138,8 @@ class Proxies:
             "serial": said.serial,
             "version": said.version,
             "proxy": said.proxy,
+            "error": said.error,
         }
-        if isinstance(said, pb.SecretRefused):
-            body["error"] = said.error
         if len(self._waiting) >= MAX_WAITING:
             self._waiting.popleft()
             self._left_out.add(why="the ledger is away")

@@ -57,7 +57,10 @@ class NodeRpc:
         addresses: Addresses | None = None,
         reserve_ttl_max: timedelta = timedelta(0),
         on_proxies: Callable[[str, pb.ProxyReport], None] = lambda _node, _report: None,
+        on_shown: Callable[[str, X509Svid], None] = lambda _node, _svid: None,
+        on_told: Callable[[str, int], None] = lambda _node, _ms: None,
     ) -> None:
+        self._on_shown, self._on_told = on_shown, on_told
         self._on_report, self._on_proxies = on_report, on_proxies
         self._fold = fold
         self._addresses, self._reserve_ttl_max = addresses or Addresses(), reserve_ttl_max
@@ -164,7 +167,8 @@ class NodeRpc:
         self._on_levels()
         reader = asyncio.create_task(self._read(context, node.name))
         try:
-            await self._greet(context, state, node.groups, snapshot=snapshot)
+            self._on_shown(node.name, svid)
+            await self._greet(context, state, node.groups, snapshot=snapshot, told=node.name)
             await self._write(context, view, reader, svid.not_after, turn, snapshot=snapshot)
         finally:
             reader.cancel()
@@ -173,7 +177,14 @@ class NodeRpc:
             log.info("node disconnected", node=node.name, error=view.over.message if view.over else "")
 
     async def _greet(
-        self, context: Any, state: ClusterState, groups: Sequence[str], *, snapshot: bool, banned: str = ""
+        self,
+        context: Any,
+        state: ClusterState,
+        groups: Sequence[str],
+        *,
+        snapshot: bool,
+        banned: str = "",
+        told: str = "",
     ) -> None:
         assert state.domain is not None
         hello = pb.ClusterHello(
@@ -188,6 +199,7 @@ class NodeRpc:
             https_addresses=self._addresses.https,
             reserve_seconds=reserve_seconds(state, groups, self._reserve_ttl_max),
         )
+        self._on_told(told, hello.time_ms)
         await context.write(pb.FromCluster(hello=hello))
         # The second message, before any entry or bundle: an agent that was away learns first what it may no longer do.
         await context.write(pb.FromCluster(bans=pb.Bans(banned=bool(banned), reason=banned)))
@@ -216,6 +228,7 @@ class NodeRpc:
             if monotonic() >= beat_at:
                 # What happened meanwhile was nothing to this agent: it need not be replayed when it comes back.
                 for beat in self._sessions.beats(view, self._fold.state, self._clock.now()):
+                    self._on_told(view.node, beat.heartbeat.time_ms)
                     await context.write(beat)
                 beat_at = monotonic() + _HEARTBEAT_SECONDS
             turn.done()
@@ -277,7 +290,9 @@ class NodeRpc:
 
     def _standing_caller(self, context: Any) -> tuple[X509Svid, Node]:
         svid, name = self._verified_caller(context)
-        return svid, nodes.standing(self._fold.state, name, svid.not_before)
+        node = nodes.standing(self._fold.state, name, svid.not_before)
+        self._on_shown(name, svid)
+        return svid, node
 
     def _verified_caller(self, context: Any) -> tuple[X509Svid, str]:
         svid = self._callers.svid(context)

@@ -16,6 +16,7 @@ from ca.lifecycle import Status
 from trustfed.cluster import events as e
 from trustfed.cluster.changes import ANYBODY, Changes, Item
 from trustfed.cluster.entries import federates, serves
+from trustfed.cluster.evidence.events import RotationOrdered
 from trustfed.cluster.freshness import Freshness
 from trustfed.cluster.state import ClusterState, Grant, Node
 from trustfed.errors import Conflict, Denied, TrustfedError
@@ -100,6 +101,7 @@ class Sessions:
         items: set[Item] = {("bundle", state.trust_domain)}
         items.update(("bundle", peer) for peer in state.peers)
         items.update(_reissues(state))
+        items.update(("renew", rotation.id) for rotation in state.evidence.rotations)
         for parent in _parents(view):
             items.update(("entry", id_) for id_ in self._by_parent.get(parent, ()))
         view.mark(items)
@@ -123,6 +125,8 @@ class Sessions:
         if items is None or ("node", view.node) in items:
             return None
         items = {item for item in items if item[0] != "node"}
+        # Said again to who comes back: an agent that ended before its turn within the spread has forgotten it.
+        items.update(("renew", rotation.id) for rotation in state.evidence.rotations)
         return items if self._size(items, state) <= self._whole(view, state) else None
 
     def leave(self, view: View) -> None:
@@ -211,6 +215,8 @@ class Sessions:
         yield from (m for m in bundles if m.HasField("bundle"))
         yield from self._upserts(entries, state)
         yield from (self._reissue(key) for kind, key in sorted(items) if kind == "reissue")
+        ordered = [state.evidence.rotation(key) for kind, key in sorted(items) if kind == "renew"]
+        yield from (_renew(rotation) for rotation in ordered if rotation is not None)
 
     def _upserts(self, entries: Sequence[e.EntryPut], state: ClusterState) -> Iterator[pb.FromCluster]:
         """Entries in messages of bounded count and size."""
@@ -314,6 +320,8 @@ class Sessions:
                 return {("bundle", held.exporter)} if held else set()
             case e.AuthorityReissued() | e.AuthorityActivated() | e.AuthorityRemoved():
                 return set(_reissues(state))
+            case RotationOrdered():
+                return {("renew", event.id)}
             case e.PeersSet():
                 wanted = f"peers:{event.name}"
                 return {("entry", entry.id) for entry in state.entries.values() if wanted in entry.federates_with}
@@ -354,6 +362,19 @@ def _reissues(state: ClusterState) -> list[Item]:
         and (a.reissue_at is not None or (a.status is Status.REMOVED and a.activated_at is not None))
         and any(b.kind is a.kind and b.status is Status.ACTIVE and b.tainted_at is None for b in every)
     ]
+
+
+def _renew(rotation: RotationOrdered) -> pb.FromCluster:
+    """What began before the order is to be replaced."""
+    return pb.FromCluster(
+        renew=pb.Renew(
+            entries=rotation.entries,
+            authorities=rotation.authorities,
+            issued_before_ms=to_ms(rotation.issued_before),
+            spread_seconds=rotation.spread_seconds,
+            reason=rotation.reason[:200],
+        )
+    )
 
 
 def _entry(entry: e.EntryPut, state: ClusterState) -> pb.Entry:

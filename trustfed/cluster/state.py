@@ -8,9 +8,11 @@ from msgspec import Struct
 
 from ca.lifecycle import AuthorityState, Level
 from trustfed.cluster import events as e
+from trustfed.cluster.evidence.state import EvidenceState
 from trustfed.cluster.istio_ca.state import IstioState
 from trustfed.cluster.mesh.state import Mesh
 from trustfed.federation.roots import RootSet, reopen
+from trustfed.journal.approvals import Proposal
 from trustfed.journal.table import Table
 
 
@@ -131,6 +133,8 @@ class ClusterState(Struct, frozen=True):
     role: e.RoleSigned | None = None  # of the protected publication, as it was signed last
     mesh: Mesh = Mesh()
     istio: IstioState = IstioState()
+    evidence: EvidenceState = EvidenceState()
+    proposals: Table[Proposal] = Table()  # what takes two people
 
     @property
     def trust_domain(self) -> str:

@@ -83,6 +83,7 @@ class Uplink:
         self._news, self._begin_anew = asyncio.Event(), asyncio.Event()
         self.calls = HubCalls(fold, self._require, news, clock)
         self._reported: dict[str, tuple[Level, int]] = {}
+        self._again = False
         self._connected_since: datetime | None = None
         self._last_error = ""
         self._gauge = registry.gauge("cluster_hub_connected", "1 while the stream to the hub is up")
@@ -117,6 +118,11 @@ class Uplink:
     def on_connection(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever the hub came or went."""
         self._listeners.append(listener)
+
+    def again(self) -> None:
+        """Send everything of our own once more: the envelope, and what other parts say."""
+        self._again = True
+        self._news.set()
 
     def look(self) -> None:
         """There is something to send."""
@@ -241,6 +247,9 @@ class Uplink:
         sent: Level | None = None
         said: dict[int, pb.FromCluster] = {}
         while True:
+            if self._again:
+                self._again, sent = False, None
+                said.clear()
             sent = await self._send_envelope(opened, sent)
             for number, source in enumerate(self._sources):
                 message = source()

@@ -49,8 +49,8 @@ def document(house: House, root: Path) -> dict[str, Any]:
     return {
         "hub": {
             "api": f"https://{house.hub.https}/api/v1",
-            "dashboard": None,
-            "login": None,
+            "dashboard": house.dashboard,
+            "login": house.login,
             "admin": str(house.hub.admin),
             "root": str(root),
         },

@@ -130,6 +130,12 @@ class House:
     stage: Stage | None = None  # when Envoy is installed
     carried: Carried = field(default_factory=Carried)
     free: Iterator[str] = field(default_factory=lambda: iter(()))  # addresses that nobody listens at
+    login: str | None = None  # a link that opens the dashboard once
+
+    @property
+    def dashboard(self) -> str:
+        """Where people open it: the name that the hub's certificate has."""
+        return f"https://localhost:{self.hub.https.rpartition(':')[2]}/dashboard/"
 
     def add(self, name: str, argv: list[str], mark: Path) -> Process:
         """A process of this house; not started yet."""
@@ -185,6 +191,8 @@ listen = "{hub.grpc}"
 listen = "{hub.https}"
 [publication]
 directory = "public"
+[dashboard]
+address = "{house.dashboard.removesuffix("/dashboard/")}"
 [mesh]
 allow_networks = ["127.0.0.0/8"]
 [keys]
@@ -211,6 +219,10 @@ polled_readers = false
 # Where gateways of a real mesh never are.
 allow_networks = ["127.0.0.0/8"]
 probe_interval = "1s"
+[evidence]
+# Who kills an agent wants to see it soon.
+silent_after = "5s"
+probe_every = "2s"
 [keys]
 workers = 0
 {house.keys.get(cluster.name, 'directory = "keys"')}
@@ -263,6 +275,13 @@ def feed_process(house: House, cluster: Cluster) -> Process:
     """The feed beside a cluster's istiod; here istiod's part is played by trustfed.demo.envoy."""
     argv = [*CLI, "feed", "serve", "--config", str(cluster.feed_config)]
     return house.add(f"feed-{cluster.name}", argv, cluster.feed_config)
+
+
+def fleet_process(house: House, count: int) -> Process:
+    """The simulated clusters, all in one process."""
+    folder = house.directory / "fleet"
+    argv = [sys.executable, "-P", "-m", "trustfed.demo.fleet", "--hub", str(house.hub.admin)]
+    return house.add("fleet", [*argv, "--folder", str(folder), "--count", str(count)], folder)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -43,9 +43,9 @@ class Outage:
             serial = before[0]["serial"]
             try:
                 for process in (hub, cluster):
-                    _kill(process)
+                    kill(process)
                 self._calls(step, "with the hub and the control plane away", self._counts())
-                _kill(agent)
+                kill(agent)
                 began = time.time()
                 agent.start()
                 held = step.wait("the first SVID of the restarted agent", lambda: _first(west), 20)
@@ -103,7 +103,7 @@ class Outage:
         return next(process for process in self._house.processes if process.name == name)
 
 
-def _kill(process: Process) -> None:
+def kill(process: Process) -> None:
     """kill -9, and wait until it is gone."""
     pid = process.look()
     if pid is None:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from trustfed.demo import s3
-from trustfed.demo.door import ask
+from trustfed.demo.door import ALONE, ask
 from trustfed.demo.house import House
 from trustfed.demo.s3 import BUCKET, PREFIX, READER, REGION, S3
 from trustfed.demo.screen import Screen, Step, milliseconds
@@ -106,7 +106,7 @@ class Store:
         """A new authority reaches the reader by way of the store."""
         began = time.time()
         west = self._house.clusters[0]
-        ask(west.admin, "POST", "/authorities/prepare", {"kind": "jwt", "reason": "the demo's story"})
+        ask(west.admin, "POST", "/authorities/prepare", {"kind": "jwt", **ALONE})
 
         def newer() -> Envelope | None:
             found = self._read()

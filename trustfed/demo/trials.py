@@ -8,7 +8,7 @@ from typing import Any
 from cryptography import x509
 
 from trustfed.demo import forge
-from trustfed.demo.door import ask
+from trustfed.demo.door import ALONE, ask
 from trustfed.demo.envoy.app import Count
 from trustfed.demo.house import Cluster, House
 from trustfed.demo.screen import Screen, Step, milliseconds
@@ -57,7 +57,7 @@ class Trials:
             before, carried, old = self._counts(), self._house.carried.count(), _active(self._west)
             self._before, self._carried = before, carried
             began = time.time()
-            ask(self._west.admin, "POST", "/authorities/prepare", {"kind": "x509", "reason": "the demo's story"})
+            ask(self._west.admin, "POST", "/authorities/prepare", {"kind": "x509", **ALONE})
             waited: dict[str, None] = {}
             new = step.wait("the new authority's activation", lambda: self._activated(old, waited), 60.0)
             step.say(f"{old} → {new} in {milliseconds(began)}; it waited for {', '.join(waited) or 'nobody'}")

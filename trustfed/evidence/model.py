@@ -65,6 +65,11 @@ COUNTS = (
     "confirmed",
     "tries",  # requests for a successor, answered or refused
     "refused",  # of these, those that were refused
+    "first",  # first issuances, in the bucket of the event like all below
+    "abandoned",  # issued, never delivered, ended
+    "prefetched",  # likewise, but an agent held it ready
+    "unknown_serials",  # that somebody held or showed and that were never issued
+    "corrected",  # facts that came after the close and were not counted
 )
 """What is counted per class and bucket, in this order."""
 

@@ -13,15 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-from cryptography.hazmat.primitives.hashes import SHA256
-
 from trustfed.errors import Denied, Invalid
 from trustfed.federation import dsse
 from trustfed.federation.envelope import Level, PublicationKey
+from trustfed.federation.signed_document import encode_document, open_document
 from trustfed.spiffe import strict_json
-from trustfed.spiffe.ids import TrustDomain, shown
+from trustfed.spiffe.ids import TrustDomain
 
 PAYLOAD_TYPE = "application/vnd.trustfed.confirmation+json"
 MAX_BYTES = 4096
@@ -47,7 +44,7 @@ def payload_to_sign(level: Level, at: datetime) -> bytes:
 
 def assemble(level: Level, at: datetime, der_signature: bytes, key: PublicationKey) -> Confirmation:
     """The confirmation with the signature that a key store made; opened before it is returned. Raises Invalid, Denied."""
-    data = dsse.encode(PAYLOAD_TYPE, _payload(level, at), [dsse.Signature(key.key_id, der_signature)])
+    data = encode_document(PAYLOAD_TYPE, _payload(level, at), der_signature, key)
     return open_confirmation(data, level.trust_domain, key, at)
 
 
@@ -57,15 +54,7 @@ def open_confirmation(data: bytes, trust_domain: TrustDomain, key: PublicationKe
     Raises Invalid (form) or Denied (key, domain, time).
     """
     what = f"the confirmation of {trust_domain}"
-    payload, (signature,) = dsse.decode(data, PAYLOAD_TYPE, what, max_bytes=MAX_BYTES, max_signatures=1)
-    try:
-        key.public_key.verify(signature.value, dsse.encoding_to_sign(PAYLOAD_TYPE, payload), ECDSA(SHA256()))
-    except InvalidSignature:
-        raise Denied(f"{what} has a signature that the pinned key {key.fingerprint} did not make") from None
-    document = strict_json.parse_object(payload, what=f"the payload of {what}", limit=MAX_BYTES)
-    dsse.members(document, _MEMBERS, f"the payload of {what}")
-    if document["trust_domain"] != trust_domain.name:
-        raise Denied(f"{what} speaks of another trust domain, {shown(document['trust_domain'])}")
+    document = open_document(data, PAYLOAD_TYPE, what, trust_domain, key, _MEMBERS, max_bytes=MAX_BYTES)
     epoch, sequence, at = document["epoch"], document["sequence"], document["at"]
     if type(epoch) is not int or type(sequence) is not int or type(at) is not int or not 0 <= at <= _LAST:
         raise Invalid(f"a number in {what} is not one")

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-from cryptography.hazmat.primitives.hashes import SHA256
-
-from trustfed.errors import Denied, Invalid
+from trustfed.errors import Invalid
 from trustfed.federation import dsse
 from trustfed.federation.envelope import MAX_NUMBER, PublicationKey
 from trustfed.federation.mesh import MAX_BYTES, Item, Kind, body_of, check_own, item_of, kind_of
+from trustfed.federation.signed_document import encode_document, open_document
 from trustfed.spiffe import strict_json
 from trustfed.spiffe.ids import TrustDomain, shown
 
 PAYLOAD_TYPE = "application/vnd.trustfed.mesh+json"
+_MEMBERS = {"body", "kind", "name", "sequence", "trust_domain"}
 _AROUND = 512  # bytes of a DSSE envelope beside its payload: names, keyid, one P-256 signature; 330 at most
 
 
@@ -48,7 +46,7 @@ def assemble(
 ) -> Statement:
     """The statement with the signature that a key store made; opened before it is returned. Raises Invalid, Denied."""
     payload = _payload(trust_domain, item, sequence)
-    data = dsse.encode(PAYLOAD_TYPE, payload, [dsse.Signature(key.key_id, der_signature)])
+    data = encode_document(PAYLOAD_TYPE, payload, der_signature, key)
     return open_statement(data, trust_domain, key)
 
 
@@ -68,15 +66,7 @@ def open_statement(data: bytes, trust_domain: TrustDomain, key: PublicationKey) 
     Raises Invalid (form, or an item that is not valid) or Denied (key, domain, an export that another domain answers).
     """
     what = f"the mesh statement of {trust_domain}"
-    payload, (signature,) = dsse.decode(data, PAYLOAD_TYPE, what, max_bytes=MAX_BYTES, max_signatures=1)
-    try:
-        key.public_key.verify(signature.value, dsse.encoding_to_sign(PAYLOAD_TYPE, payload), ECDSA(SHA256()))
-    except InvalidSignature:
-        raise Denied(f"{what} has a signature that the pinned key {key.fingerprint} did not make") from None
-    document = strict_json.parse_object(payload, what=f"the payload of {what}", limit=MAX_BYTES)
-    dsse.members(document, {"body", "kind", "name", "sequence", "trust_domain"}, f"the payload of {what}")
-    if document["trust_domain"] != trust_domain.name:
-        raise Denied(f"{what} speaks of another trust domain, {shown(document['trust_domain'])}")
+    document = open_document(data, PAYLOAD_TYPE, what, trust_domain, key, _MEMBERS, max_bytes=MAX_BYTES)
     kind, body, sequence = document["kind"], document["body"], document["sequence"]
     if not isinstance(kind, str) or not isinstance(body, dict) or type(sequence) is not int:
         raise Invalid(f"a member of {what} has the wrong type")

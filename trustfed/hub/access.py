@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from trustfed.errors import Conflict, Denied, Invalid, NotFound
 from trustfed.hub.events import ApiTokenIssued, ApiTokenRevoked, HubEvent
 from trustfed.hub.state import HubState
+from trustfed.journal.approvals import Actor
 from trustfed.runtime.timestamps import to_ms
 from trustfed.spiffe.ids import shown
 
@@ -26,6 +27,7 @@ MAX_TOKENS = 1_000
 MAX_LIFE = timedelta(days=366)
 
 _NAME = re.compile(r"[a-zA-Z0-9._@-]{1,64}")
+_UID = re.compile(r"uid:[0-9]{1,10}")
 _TOKEN = re.compile(r"trustfed-api-([0-9a-f]{16})-([A-Za-z0-9_-]{43})")
 
 
@@ -35,6 +37,12 @@ class Caller:
 
     actor: str
     role: str
+    person: str = ""
+
+    @property
+    def acting(self) -> Actor:
+        """The caller as the rule of two people knows it: a uid is its own person, others say whose identity they are."""
+        return Actor(self.actor, self.person or (self.actor if _UID.fullmatch(self.actor) else ""))
 
     def must_be(self, role: str) -> None:
         """Denied unless this caller's role is `role` or above."""
@@ -50,9 +58,17 @@ def new_token(randomness: Callable[[int], bytes]) -> tuple[str, str, str]:
 
 
 def issue(
-    state: HubState, token_id: str, token_hash: str, *, name: str, role: str, life: timedelta, now: datetime
+    state: HubState,
+    token_id: str,
+    token_hash: str,
+    *,
+    name: str,
+    role: str,
+    life: timedelta,
+    now: datetime,
+    issued_by: str = "",
 ) -> list[HubEvent]:
-    """Let a bearer in under `name` with `role` for `life` (at most a year)."""
+    """Let a bearer in under `name` with `role` for `life` (at most a year), who counts as the person `issued_by`."""
     if not _NAME.fullmatch(name):
         raise Invalid(f"token name {shown(name)} is not 1 to 64 of letters, digits, '.', '_', '@' and '-'")
     if role not in ROLES:
@@ -61,7 +77,7 @@ def issue(
         raise Invalid("a token lives for more than nothing and at most 366 days", hint="choose another --ttl")
     if len(state.tokens) >= MAX_TOKENS:
         raise Conflict(f"this hub has given out {MAX_TOKENS} tokens, and gives no more")
-    return [ApiTokenIssued(token_id, name, role, token_hash, to_ms(now + life))]
+    return [ApiTokenIssued(token_id, name, role, token_hash, to_ms(now + life), issued_by)]
 
 
 def revoke(state: HubState, token_id: str) -> list[HubEvent]:
@@ -70,6 +86,12 @@ def revoke(state: HubState, token_id: str) -> list[HubEvent]:
     if token is None:
         raise NotFound(f"no token has the id {shown(token_id)}", hint="GET /tokens lists them")
     return [] if token.revoked else [ApiTokenRevoked(token_id)]
+
+
+def revoked(state: HubState, actor: str) -> bool:
+    """Whether an actor is a token that was revoked, or a login whose link one made: "token:3c1f…/alice"."""
+    token = state.tokens.get(actor.partition("/")[0].removeprefix("token:"))
+    return token is not None and token.revoked
 
 
 def caller(state: HubState, authorization: str | None, now: datetime) -> Caller | None:
@@ -81,7 +103,7 @@ def caller(state: HubState, authorization: str | None, now: datetime) -> Caller 
         return None
     if token.revoked or token.expires_ms <= to_ms(now):
         return None
-    return Caller(f"token:{token.id}", token.role)
+    return Caller(f"token:{token.id}", token.role, token.issued_by)
 
 
 def _hash(text: str) -> str:

@@ -16,10 +16,10 @@ from starlette.exceptions import HTTPException
 from trustfed.errors import NotFound
 from trustfed.hub import presentation as show
 from trustfed.hub.access import Caller
-from trustfed.hub.domains import check_reason
+from trustfed.hub.evidence.compose import HubEvidenceParts
 from trustfed.hub.mesh.compose import HubMeshParts
 from trustfed.hub.operations import Operations
-from trustfed.hub.orders import ApiTokenOrder, DomainInvitation, GrantOffer, RootRetirement, Why, moment_of
+from trustfed.hub.orders import ApiTokenOrder, DomainInvitation, GrantOffer, Why, moment_of
 from trustfed.hub.protection import ROUND, Protection
 from trustfed.hub.publication import Publication
 from trustfed.hub.relay import Relay
@@ -51,6 +51,7 @@ class Parts:
     svid_not_after: Callable[[], datetime]
     protection: Protection | None = None
     mesh: HubMeshParts | None = None
+    evidence: HubEvidenceParts | None = None
 
 
 class Allowed:
@@ -123,40 +124,28 @@ def _status_routes(router: APIRouter, parts: Parts) -> None:
 def _domain_routes(router: APIRouter, parts: Parts) -> None:
     operations = parts.operations
 
-    def shown_domain(name: str) -> Json:
-        record = operations.state.domains.get(name)
-        if record is None:
-            raise NotFound(f"trust domain {shown(name)} is not registered", hint="trustfed domain list")
-        return show.domain(record, parts.relay, parts.publication.published(name))
-
     @router.post("/domains", status_code=201)
     async def invite(caller: Operator, order: Annotated[DomainInvitation, Body()]) -> Json:
         """Invite a trust domain: the token is in this answer only."""
         name = TrustDomain.parse(order.name)
         life = duration(order.ttl)
         token = await operations.invite(caller, name, order.owner, order.dns_suffixes, life)
-        return {"token": token.encode(), "expires_at": show.time(token.expires_at), **shown_domain(name.name)}
+        return {"token": token.encode(), "expires_at": show.time(token.expires_at), **shown_domain(parts, name.name)}
 
     @router.get("/domains")
     async def domains(caller: Viewer) -> Json:
         """All trust domains, by name."""
-        return {"domains": [shown_domain(name) for name in sorted(operations.state.domains)]}
+        return {"domains": [shown_domain(parts, name) for name in sorted(operations.state.domains)]}
 
     @router.get("/domains/{name}")
     async def domain(caller: Viewer, name: str) -> Json:
         """One trust domain, with its intermediates and grants."""
         state = operations.state
         return {
-            **shown_domain(name),
+            **shown_domain(parts, name),
             "intermediates": [show.intermediate(held) for held in reversed(state.signed_for(name))],
             "grants": [show.grant(state, held) for held in state.grants_with(name)[-100:]],
         }
-
-    @router.delete("/domains/{name}")
-    async def remove(caller: Admin, name: str, reason: Annotated[str, Query(max_length=1024)]) -> Json:
-        """Take a trust domain out: its grants end and its intermediates are revoked."""
-        await operations.remove(caller, name, reason)
-        return shown_domain(name)
 
     @router.get("/bundles/{name}")
     async def bundle(caller: Viewer, name: str) -> Response:
@@ -169,11 +158,6 @@ def _domain_routes(router: APIRouter, parts: Parts) -> None:
         state = operations.state
         enrolled = sorted(record.name for record in state.domains.values() if record.status == "enrolled")
         return {"clusters": [show.cluster(state.domains[name], parts.relay, state) for name in enrolled]}
-
-    @router.post("/intermediates/{serial}/revoke")
-    async def revoke(caller: Admin, serial: str, why: Annotated[Why, Body()]) -> Json:
-        """Put an intermediate onto the CRL; `reason` is one of RFC 5280 §5.3.1, such as keyCompromise."""
-        return show.intermediate(await operations.revoke(caller, serial, why.reason))
 
 
 def _grant_routes(router: APIRouter, parts: Parts) -> None:
@@ -205,42 +189,32 @@ def _grant_routes(router: APIRouter, parts: Parts) -> None:
         return show.grant(operations.state, await operations.end(caller, grant_id, why.reason))
 
 
+def shown_roots(parts: Parts) -> Json:
+    """The federation's roots as JSON, and which connected clusters lack the newest root set."""
+    state = parts.operations.state
+    present = current_root_set(state, parts.operations.now())
+    behind = {view.domain for view in parts.relay.all_views() if view.root_version < present.version}
+    return {
+        "version": present.version,
+        "hash": present.hash,
+        "roots": [show.root(root) for root in state.roots],
+        "clusters_behind": sorted(behind),
+    }
+
+
+def shown_domain(parts: Parts, name: str) -> Json:
+    """A trust domain as JSON, or NotFound."""
+    record = parts.operations.state.domains.get(name)
+    if record is None:
+        raise NotFound(f"trust domain {shown(name)} is not registered", hint="trustfed domain list")
+    return show.domain(record, parts.relay, parts.publication.published(name))
+
+
 def _root_routes(router: APIRouter, parts: Parts) -> None:
-    operations = parts.operations
-
-    def shown_roots() -> Json:
-        state = operations.state
-        present = current_root_set(state, operations.now())
-        behind = {view.domain for view in parts.relay.all_views() if view.root_version < present.version}
-        return {
-            "version": present.version,
-            "hash": present.hash,
-            "roots": [show.root(root) for root in state.roots],
-            "clusters_behind": sorted(behind),
-        }
-
     @router.get("/roots")
     async def roots(caller: Viewer) -> Json:
         """The federation's roots, and which connected clusters lack the newest root set."""
-        return shown_roots()
-
-    @router.post("/roots/prepare")
-    async def prepare(caller: Admin, why: Annotated[Why | None, Body()] = None) -> Json:
-        """Put the next root into the root set; it signs nothing yet."""
-        await operations.prepare_root(caller, why.reason if why else "")
-        return shown_roots()
-
-    @router.post("/roots/activate")
-    async def activate(caller: Admin, why: Annotated[Why | None, Body()] = None) -> Json:
-        """Let the prepared root sign from now on."""
-        await operations.activate_root(caller, why.reason if why else "")
-        return shown_roots()
-
-    @router.post("/roots/retire")
-    async def retire(caller: Admin, order: Annotated[RootRetirement, Body()]) -> Json:
-        """Take a replaced root out of the root set: what it signed is believed no more."""
-        await operations.retire_root(caller, order.name, check_reason(order.reason), force=order.force)
-        return shown_roots()
+        return shown_roots(parts)
 
 
 def _token_routes(router: APIRouter, parts: Parts) -> None:

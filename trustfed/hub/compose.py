@@ -24,17 +24,21 @@ from trustfed.federation.enrolment import MAX_REQUEST
 from trustfed.federation.roots import RootSet
 from trustfed.hub import roots
 from trustfed.hub.api import Parts
+from trustfed.hub.approvals_alarm import GlassAlarms
+from trustfed.hub.calls import Calls
 from trustfed.hub.chores import CONCERNS, Chores
 from trustfed.hub.clusters_door import ClustersDoor
 from trustfed.hub.config import HubConfig
+from trustfed.hub.dashboard.compose import HubDashboard, hosts_of
 from trustfed.hub.events import SCHEMA, HubCreated, RootCreated, RootPrepared, RootRetired, codec
+from trustfed.hub.evidence.compose import HubEvidenceParts
 from trustfed.hub.identity import Identity, IdentityPolicy, Present
 from trustfed.hub.manifest_files import ManifestFiles
 from trustfed.hub.mesh.compose import HubMeshParts
 from trustfed.hub.operations import Operations
 from trustfed.hub.peers import Peers
 from trustfed.hub.protection import Protection
-from trustfed.hub.public import admin_app, https_app
+from trustfed.hub.public import API, admin_app, https_app
 from trustfed.hub.publication import Publication
 from trustfed.hub.publication_metrics import measure_publication
 from trustfed.hub.relay import Relay
@@ -50,7 +54,7 @@ from trustfed.runtime.clock import Clock, SystemClock
 from trustfed.runtime.files import private_directory
 from trustfed.runtime.health import open_health
 from trustfed.runtime.metrics import Registry
-from trustfed.runtime.sockets import address_of, listen_tcp, listen_unix
+from trustfed.runtime.sockets import address_of, listen_admin, listen_tcp
 from trustfed.runtime.tls import ReloadingContext
 from trustfed.runtime.version import SOFTWARE
 from trustfed.runtime.waiting import together
@@ -131,6 +135,8 @@ class _Hub:
         self._chores = Chores(ground.fold, ground.signer, ground.identity, clock, os.urandom, self._renewed)
         self._clusters = ClustersDoor()
         self._mesh: HubMeshParts | None = None
+        self._evidence: HubEvidenceParts | None = None
+        self._dashboard: HubDashboard | None = None
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Open the doors, follow the journal, and close in reverse."""
@@ -139,16 +145,28 @@ class _Hub:
         await self._chores.do()
         await asyncio.to_thread(self._publication.start, fold.state)
         https = listen_tcp(config.https.listen)
-        admin = listen_unix(config.admin_path)
+        admin = listen_admin(config.admin_path, config.admin_group)
         addresses = {
             "grpc": self._advertised(config.grpc.advertise, self._clusters.bind(config.grpc.listen)),
             "https": self._advertised(config.https.advertise, address_of(https)),
             "admin_socket": str(config.admin_path),
         }
-        operations = Operations(fold, self._ground.signer, self._clock, os.urandom, addresses["https"], self._manifests)
         metrics = self._metrics()
+        operations = Operations(
+            fold,
+            self._ground.signer,
+            self._clock,
+            os.urandom,
+            addresses["https"],
+            self._manifests,
+            config.approvals.expiry,
+            metrics.counter("hub_glass_broken_total", "CA commands that one person did without a second."),
+        )
         self._mesh = HubMeshParts(operations, self._relay, self._clock, config.mesh.reach(), metrics)
         self._mesh.relay.start(fold.state)
+        peers = Peers(lambda: fold.state)
+        self._evidence = self._evidence_parts(Calls(peers, self._clock), metrics)
+        await self._evidence.start()
         parts = Parts(
             operations=operations,
             relay=self._relay,
@@ -161,17 +179,19 @@ class _Hub:
             svid_not_after=lambda: self._ground.identity.present.not_after,
             protection=self._protection,
             mesh=self._mesh,
+            evidence=self._evidence,
         )
-        peers = Peers(lambda: fold.state)
         self._clusters.add(
             Federation(operations, self._relay, peers, self._clock, self._protection.refuse, self._mesh).handlers()
         )
+        self._clusters.add(self._evidence.handlers())
         public = https_app(parts, config.policy.intermediate_ttl, lambda: self._ready)
+        operators = admin_app(parts, lambda: self._ready)
         larger = {"/v1/enrol": MAX_REQUEST, "/v1/resign": MAX_REQUEST, "/v1/envelopes/": envelope.MAX_BYTES}
         self._https_tls = ReloadingContext(self._ground.identity.present.keypair, (), client="none")
         doors = [
             HttpDoor(public, https, tls=self._https_tls.context, larger=larger),
-            HttpDoor(admin_app(parts, lambda: self._ready), admin),
+            HttpDoor(operators, admin),
         ]
         if config.web:
             web = listen_tcp(config.web.listen)
@@ -179,9 +199,16 @@ class _Hub:
             tls = web_pki_context(config.web.certificate_file, config.web.key_file.path)
             doors.append(HttpDoor(public, web, tls=tls, larger=larger))
         async with contextlib.AsyncExitStack() as closing:
+            closing.push_async_callback(self._evidence.close)
+            if config.dashboard.enabled:
+                self._dashboard = await self._open_dashboard(parts, self._evidence)
+                closing.push_async_callback(self._dashboard.close)
+                self._dashboard.mount(public, operators, API)
             for door in doors:
                 await door.open()
                 closing.push_async_callback(door.close)
+            if self._dashboard:
+                closing.callback(self._dashboard.hush)  # before the doors: a page that is open would hold its door open
             if config.health:
                 health = listen_tcp(config.health)
                 addresses["health"] = address_of(health)
@@ -201,6 +228,11 @@ class _Hub:
         work = [self._follow(position), self._chores.run()]
         if self._mesh:
             work.append(self._mesh.intake.run())
+        if self._evidence:
+            work.extend(self._evidence.work())
+            work.append(GlassAlarms(lambda: self._ground.fold.state, self._evidence.fleet, self._clock).run())
+        if self._dashboard:
+            work.append(self._dashboard.run())
         if self._publisher:
             work.append(self._publisher.run())
         await together(work, stop)
@@ -213,12 +245,50 @@ class _Hub:
             self._relay.on_event(at, event, state)
             if self._mesh:
                 self._mesh.on_event(at, event, state)
+            if self._evidence:
+                self._evidence.on_event(at, event, state)
+            if self._dashboard:
+                self._dashboard.on_event(event)
             self._publication.on_event(event, state)
             self._protection.on_event(event)
             if isinstance(event, RootPrepared | RootRetired):
                 self._present()
             if isinstance(event, CONCERNS):
                 self._chores.news.set()
+
+    def _evidence_parts(self, calls: Calls, metrics: Registry) -> HubEvidenceParts:
+        config, ground = self._config, self._ground
+        return HubEvidenceParts(
+            config.evidence,
+            config.alerts,
+            config.data_dir / "evidence",
+            ground.fold,
+            ground.store,
+            ground.keys,
+            config.keys.store,
+            calls,
+            self._clock,
+            os.urandom,
+            metrics,
+        )
+
+    async def _open_dashboard(self, parts: Parts, evidence: HubEvidenceParts) -> HubDashboard:
+        config, addresses = self._config, parts.addresses
+        port = addresses.get("web", "").rpartition(":")[2]
+        web = f"{config.dns_names[0]}{'' if port == '443' else f':{port}'}" if port else ""
+        listening = (config.https.listen, config.web.listen if config.web else "")
+        return await HubDashboard.open(
+            parts,
+            evidence.fleet,
+            evidence.questions,
+            evidence.orders,
+            directory=config.data_dir,
+            address=config.dashboard.address.rstrip("/") or f"https://{web or addresses['https']}",
+            hosts=hosts_of(*config.dns_names, addresses["https"], config.dashboard.address, *listening),
+            oidc=config.oidc,
+            clock=self._clock,
+            randomness=os.urandom,
+        )
 
     def _begin_round(self) -> None:
         if self._publisher:

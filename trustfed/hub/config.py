@@ -11,11 +11,14 @@ from bundle_publisher.targets.open import TargetConfig
 from ca.keys.open import KeysConfig
 from ca.profiles import INTERMEDIATE, ROOT, SYSTEM_SVID
 from trustfed.errors import Invalid
+from trustfed.hub.dashboard.oidc_config import DashboardConfig, OidcConfig
 from trustfed.hub.domains import check_suffixes
+from trustfed.hub.evidence.config import AlertsConfig, EvidenceConfig
+from trustfed.journal.approvals import ApprovalsConfig
 from trustfed.runtime.config import SecretFile
 from trustfed.runtime.logs import LogConfig
 from trustfed.runtime.reach import Reach
-from trustfed.runtime.sockets import check_addresses, check_path
+from trustfed.runtime.sockets import check_addresses, check_admin_group, check_path
 from trustfed.spiffe.ids import TrustDomain
 
 
@@ -126,6 +129,12 @@ class HubConfig:
     publication: PublicationConfig = field(default_factory=PublicationConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    admin_group: str = ""
+    approvals: ApprovalsConfig = field(default_factory=ApprovalsConfig)
+    dashboard: DashboardConfig = field(default_factory=DashboardConfig)
+    oidc: OidcConfig | None = None
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
@@ -134,6 +143,7 @@ class HubConfig:
         check_suffixes(self.dns_names)
         check_addresses(self.health)
         check_path(self.admin_path)
+        check_admin_group(self.admin_group, self.admin_path, self.data_dir)
         if len(self.trust_domain.name) > 40:
             raise Invalid(f"trust_domain {self.trust_domain} is too long for the roots' names", hint="40 at most")
 

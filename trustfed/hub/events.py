@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import msgspec
 
+from trustfed.hub.dashboard import events as dashboard
+from trustfed.hub.evidence import events as evidence
 from trustfed.hub.mesh import events as mesh
+from trustfed.journal import approvals
 from trustfed.journal.events import Codec
 
-SCHEMA = 3  # of the fold's snapshot; raise it with every change of state.py
+SCHEMA = 5  # of the fold's snapshot; raise it with every change of state.py
 
 
 class HubCreated(msgspec.Struct, frozen=True):
@@ -189,13 +192,17 @@ class GrantEnded(msgspec.Struct, frozen=True):
 
 
 class ApiTokenIssued(msgspec.Struct, frozen=True):
-    """A bearer token for the HTTPS API; what is kept is the SHA-256 of its 256-bit secret."""
+    """A bearer token for the HTTPS API; what is kept is the SHA-256 of its 256-bit secret.
+
+    `issued_by` is the person that its maker counts as, and so its bearer too (trustfed.journal.approvals).
+    """
 
     id: str
     name: str
     role: str
     token_hash: str
     expires_ms: int
+    issued_by: str = ""
 
 
 class ApiTokenRevoked(msgspec.Struct, frozen=True):
@@ -228,6 +235,9 @@ HubEvent = (
     | ApiTokenRevoked
     | mesh.MeshTold
     | mesh.MeshWithdrawn
+    | approvals.ApprovalEvent
+    | dashboard.DashboardEvent
+    | evidence.EvidenceEvent
 )
 
 KINDS: dict[str, type[msgspec.Struct]] = {
@@ -253,6 +263,9 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     "token.issued": ApiTokenIssued,
     "token.revoked": ApiTokenRevoked,
     **mesh.EVENTS,
+    **approvals.EVENTS,
+    **dashboard.EVENTS,
+    **evidence.EVENTS,
 }
 
 

@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from msgspec import Struct
+
 from bundle_publisher import manifests
 from bundle_publisher.tuf.delegated import Listed
 from ca.authority import check_csr
@@ -19,7 +21,7 @@ from trustfed.errors import Denied, Invalid, Unavailable
 from trustfed.federation.envelope import PublicationKey
 from trustfed.federation.names import hub_id
 from trustfed.federation.token import EnrolmentToken
-from trustfed.hub import access, clusters_say, domains, grants, protected, roots
+from trustfed.hub import access, approvals, clusters_say, domains, grants, protected, roots
 from trustfed.hub.access import Caller
 from trustfed.hub.enrol import EnrolRequest, ResignRequest, check_first, csr_hash
 from trustfed.hub.events import HubEvent
@@ -27,10 +29,13 @@ from trustfed.hub.manifest_files import ManifestFiles
 from trustfed.hub.records import Domain, Grant, Intermediate
 from trustfed.hub.signing import RootSigner, current_root_set
 from trustfed.hub.state import HubState
+from trustfed.journal.approvals import LIFE
+from trustfed.journal.approving import Approving, Asked, Pinned
 from trustfed.journal.events import Recorded
 from trustfed.journal.fold import Fold
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
+from trustfed.runtime.metrics import Counter
 from trustfed.runtime.nonces import Nonces
 from trustfed.runtime.timestamps import to_ms
 from trustfed.spiffe.ids import TrustDomain
@@ -69,7 +74,12 @@ class Operations:
         randomness: Callable[[int], bytes],
         https_address: str,
         manifest_files: ManifestFiles,
+        approval_life: timedelta = LIFE,
+        glass_broken: Counter | None = None,
     ) -> None:
+        self.approvals: Approving[HubState] = Approving(
+            fold, approvals.commands(signer), clock, approval_life, glass_broken
+        )
         self._manifests = manifest_files
         self._unpacking = asyncio.Semaphore(2)  # files of 16 MiB: after a restart every cluster sends one at once
         self._fold, self._signer, self._clock, self._randomness = fold, signer, clock, randomness
@@ -147,12 +157,6 @@ class Operations:
                 f"the last authority of {name} expired more than 30 days ago", hint="remove and invite the domain again"
             )
         return await self.sign_intermediate(name, request.authority, request.csr)
-
-    async def remove(self, caller: Caller, name: str, reason: str) -> Domain:
-        """Take a domain out of the federation."""
-        now = self.now()
-        await self._record(caller.actor, lambda state: domains.remove(state, name, reason, now), reason=reason)
-        return self.state.domains[name]
 
     async def accept_envelope(self, domain: str, data: bytes) -> None:
         """Record a domain's next envelope; durable on return. One that is refused never takes a writer's turn."""
@@ -248,29 +252,22 @@ class Operations:
         await self._record(f"cluster:{domain}", decided, reason=reason)
         return self.state.grants[grant_id]
 
-    async def prepare_root(self, caller: Caller, reason: str) -> None:
-        """Put the next root into the root set."""
-        prepared, version = await self._signer.next(self.state, self.now())
-        await self._record(caller.actor, lambda state: roots.prepare(state, prepared, version), reason=reason)
+    async def ask(
+        self,
+        caller: Caller,
+        body: Struct | Pinned[HubState],
+        reason: str,
+        *,
+        break_glass: bool = False,
+        command_id: str = "",
+    ) -> Asked:
+        """A command that takes two people (trustfed.hub.approvals): proposed, or done at once with the glass broken."""
+        command_id = command_id or self._randomness(16).hex()
+        return await self.approvals.ask(caller.acting, body, reason, command_id=command_id, break_glass=break_glass)
 
-    async def activate_root(self, caller: Caller, reason: str) -> None:
-        """Let the prepared root sign from now on."""
-        await self._record(caller.actor, roots.activate, reason=reason)
-
-    async def retire_root(self, caller: Caller, key_name: str, reason: str, *, force: bool) -> None:
-        """Take a replaced root out of the root set."""
-        now = self.now()
-        retired, version = await self._signer.without(self.state, key_name, now, force=force)
-        await self._record(
-            caller.actor, lambda state: roots.retire(state, retired, version, now, force=force), reason=reason
-        )
-
-    async def revoke(self, caller: Caller, serial: str, reason: str) -> Intermediate:
-        """Put an intermediate onto the CRL."""
-        now = self.now()
-        roots.check_crl_reason(reason)
-        await self._record(caller.actor, lambda state: domains.revoke(state, serial, reason, now), reason=reason)
-        return self.state.intermediates[serial]
+    async def record(self, caller: Caller, decide: Callable[[HubState], Sequence[HubEvent]], reason: str = "") -> None:
+        """Record what a pure rule of another room makes of the newest state; durable on return."""
+        await self._record(caller.actor, decide, reason=reason)
 
     async def issue_token(self, caller: Caller, name: str, role: str, life: timedelta) -> tuple[str, str]:
         """(id, text) of a new bearer token; the text is returned once and kept nowhere."""
@@ -278,7 +275,16 @@ class Operations:
         token_id, text, token_hash = access.new_token(self._randomness)
         await self._record(
             caller.actor,
-            lambda state: access.issue(state, token_id, token_hash, name=name, role=role, life=life, now=now),
+            lambda state: access.issue(
+                state,
+                token_id,
+                token_hash,
+                name=name,
+                role=role,
+                life=life,
+                now=now,
+                issued_by=caller.acting.person,
+            ),
         )
         return token_id, text
 

@@ -39,12 +39,36 @@ class Why(_Request):
     reason: str = Field(max_length=1024)
 
 
-class RootRetirement(_Request):
+class CaCommand(_Request):
+    """Why; `break_glass`: at once and alone, alarmed, with a reason of at least 10 characters."""
+
+    reason: str = Field(default="", max_length=1024)
+    break_glass: bool = False
+
+
+class RootRetirementOrder(CaCommand):
     """Which root goes, and why; `force` even if trust domains still stand on it."""
 
     name: str = Field(max_length=64)
-    reason: str = Field(max_length=1024)
     force: bool = False
+
+
+class RevocationOrder(CaCommand):
+    """The `reason` is one of RFC 5280 §5.3.1; `why` says it in words, which broken glass needs."""
+
+    why: str = Field(default="", max_length=1024)
+
+
+class Approval(_Request):
+    """`body_hash`: what the approver looked at; approving anything else is refused."""
+
+    body_hash: str = Field(default="", max_length=80)
+
+
+class Withdrawal(_Request):
+    """Why not."""
+
+    reason: str = Field(default="", max_length=1024)
 
 
 class ApiTokenOrder(_Request):

@@ -182,6 +182,7 @@ def event(recorded: Recorded) -> Json:
         "id": held.id,
         "command_id": held.command_id,
         "at": time(held.at),
+        "at_ms": held.at,
         "actor": held.actor,
         "owner": held.owner,
         "reason": held.reason,

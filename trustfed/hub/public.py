@@ -13,10 +13,11 @@ from fastapi import Depends, FastAPI, Request, Response
 from bundle_publisher.targets.port import Document
 from trustfed.errors import NotFound, Unavailable
 from trustfed.federation.enrolment import text
-from trustfed.hub import publication_api
+from trustfed.hub import approvals_api, audit_api, publication_api
 from trustfed.hub.access import Caller, caller
 from trustfed.hub.api import Allowed, Parts, operator_app
 from trustfed.hub.enrol import read_enrolment, read_resign
+from trustfed.hub.evidence import api as evidence_api
 from trustfed.hub.mesh import api as mesh_api
 from trustfed.hub.operations import Admitted
 from trustfed.runtime import logs
@@ -39,7 +40,10 @@ def https_app(parts: Parts, intermediate_ttl: timedelta, ready: Callable[[], boo
 
     app = operator_app(parts, bearer, prefix=API, docs=True)
     app.include_router(publication_api.routes(parts), prefix=API)
+    app.include_router(approvals_api.routes(parts), prefix=API)
+    app.include_router(audit_api.routes(parts), prefix=API)
     app.include_router(mesh_api.routes(parts), prefix=API)
+    app.include_router(evidence_api.routes(parts), prefix=API)
     _enrolment(app, parts, intermediate_ttl)
     _reading(app, parts)
     health(app, ready)
@@ -60,7 +64,10 @@ def admin_app(parts: Parts, ready: Callable[[], bool]) -> FastAPI:
 
     app = operator_app(parts, peer, docs=True)
     app.include_router(publication_api.routes(parts))
+    app.include_router(approvals_api.routes(parts))
+    app.include_router(audit_api.routes(parts))
     app.include_router(mesh_api.routes(parts))
+    app.include_router(evidence_api.routes(parts))
     health(app, ready)
     return app
 

@@ -69,6 +69,12 @@ class Publication:
                 return
         self._want_map()
 
+    def again(self, domain: Domain) -> int:
+        """Bring a domain's bundle, and the map, to every target once more; answers how many targets these are."""
+        self._changed(domain)
+        self._want_map()
+        return len(self.targets())
+
     def bundle(self, name: str) -> Document:
         """The bundle document of one domain; NotFound when there is none."""
         held = self._held.get(name)

@@ -122,3 +122,4 @@ class ApiToken(msgspec.Struct, frozen=True):
     token_hash: str
     expires_ms: int
     revoked: bool = False
+    issued_by: str = ""  # the person it counts as; "": made before that was kept

@@ -154,6 +154,13 @@ class Relay:
         """The domain's newest bundle has reached a place that is polled: its cluster waits for that."""
         self._mark(domain, ("stored", ""))
 
+    def repeat(self, domain: str, state: HubState) -> int:
+        """Send a cluster all that it shall hold once more, over the streams that it has; answers how many these are."""
+        views = self.views(domain)
+        for view in views:
+            view.mark(*_lacks(state, view, 0))
+        return len(views)
+
     def leave(self, view: View) -> None:
         """The stream is over."""
         views = self._views.get(view.domain, [])

@@ -9,34 +9,34 @@ from typing import Any, TypeVar
 
 import grpc
 
-from trustfed.errors import Conflict, Denied, Invalid, TrustfedError, Unavailable
+from trustfed.errors import Conflict, Denied, Invalid, Unavailable
 from trustfed.hub import clusters_say, protected
+from trustfed.hub.calls import (
+    HEARTBEAT_SECONDS,
+    LAST_WRITE_SECONDS,
+    SILENCE_SECONDS,
+    Calls,
+    read_hello,
+)
 from trustfed.hub.mesh.compose import HubMeshParts
 from trustfed.hub.mesh.reports import Reports
 from trustfed.hub.messages import grant_message
 from trustfed.hub.operations import Operations
-from trustfed.hub.peers import Peers, Unauthenticated
+from trustfed.hub.peers import Peers
 from trustfed.hub.relay import Relay, View
 from trustfed.hub.turns import Turns, Waiting
 from trustfed.proto import federation_pb2 as pb
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
-from trustfed.runtime.errors import answer
 from trustfed.runtime.timestamps import to_ms
 from trustfed.runtime.version import PROTOCOL, SOFTWARE
 from trustfed.spiffe.x509svid import X509Svid
 
 SERVICE = "trustfed.federation.v1.Federation"
 MAX_MESSAGE = 2 * 1024 * 1024
-HELLO_SECONDS = 10.0
-HEARTBEAT_SECONDS = 15.0
 CONFIRMATIONS_SECONDS = 5.0
 """How far apart one cluster's batches of confirmations are, at least."""
-LAST_WRITE_SECONDS = 2.0
-SILENCE_SECONDS = 60.0
-"""A cluster that says nothing for so long, not even a heartbeat, is taken for gone."""
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
@@ -58,6 +58,7 @@ class Federation:
         self._refused, self._turns = refused, Turns(clock)
         self._mesh = mesh or HubMeshParts(operations, relay, clock)
         self._log = logs.get("hub.rpc")
+        self._calls = Calls(peers, clock, self._log)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What the gRPC server is given."""
@@ -104,7 +105,7 @@ class Federation:
             peer = self._authenticate(context)
             view, greeting, waiting = await self._hello(peer, context)
         except Exception as refused:
-            await self._abort(context, refused)
+            await self._calls.abort(context, refused)
             return
         self._log.info("cluster connected", domain=view.domain, software=view.software, position=view.position)
         reports = Reports(self._mesh.intake, view.domain)
@@ -116,7 +117,7 @@ class Federation:
             asyncio.create_task(reports.run()),
             asyncio.create_task(waiting.roles(lambda role: self._published(view, role))),
             asyncio.create_task(waiting.told(lambda said: self._operations.tell_endpoints(view.domain, said))),
-            asyncio.create_task(self._expire(view)),
+            asyncio.create_task(self._calls.expire(view.svid)),
             asyncio.create_task(_ended(view)),
         }
         try:
@@ -132,23 +133,11 @@ class Federation:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._log.info("cluster disconnected", domain=view.domain)
         if error is not None:
-            await self._abort(context, error)
+            await self._calls.abort(context, error)
 
     async def _hello(self, peer: X509Svid, context: Any) -> tuple[View, list[pb.FromHub], Waiting]:
         """Read the cluster's hello: its view, which collects what is to be sent from here on, and what goes first."""
-        try:
-            async with asyncio.timeout(HELLO_SECONDS):
-                first = await context.read()
-        except TimeoutError:
-            raise Invalid(f"no hello within {HELLO_SECONDS:.0f} seconds") from None
-        if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
-            raise Invalid("the first message of a stream must be a hello")
-        hello = first.hello
-        if not hello.protocol_min <= PROTOCOL <= hello.protocol_max:
-            raise Invalid(
-                f"the cluster speaks protocol {hello.protocol_min} to {hello.protocol_max}, the hub {PROTOCOL}",
-                hint="upgrade the older side",
-            )
+        hello = await read_hello(context)
         waiting = await self._endpoints(peer.id.trust_domain.name, tuple(hello.bundle_endpoints))
         now = self._clock.now()
         state = self._operations.state
@@ -264,13 +253,8 @@ class Federation:
                 await context.write(pb.FromHub(heartbeat=beat))
                 beat_at = monotonic() + HEARTBEAT_SECONDS
 
-    async def _expire(self, view: View) -> None:
-        await self._clock.sleep((view.svid.not_after - self._clock.now()).total_seconds())
-        raise Unauthenticated("the SVID of this stream has expired", hint="connect again with the new one")
-
     def _authenticate(self, context: Any) -> X509Svid:
-        presented = context.auth_context().get("x509_pem_cert", [])
-        return self._peers.verify(presented[0] if presented else None, self._clock.now())
+        return self._calls.authenticate(context)
 
     def _unary(
         self, method: Callable[[X509Svid, _Request], Awaitable[_Response]]
@@ -279,18 +263,10 @@ class Federation:
             try:
                 return await method(self._authenticate(context), request)
             except Exception as error:
-                await self._abort(context, error)
+                await self._calls.abort(context, error)
                 raise
 
         return handle
-
-    async def _abort(self, context: Any, error: BaseException) -> None:
-        told = answer(error)
-        code = grpc.StatusCode.UNAUTHENTICATED if isinstance(error, Unauthenticated) else _CODES[told.grpc_code]
-        if isinstance(error, TrustfedError):
-            log = self._log.warning if isinstance(error, Denied | Invalid) else self._log.info
-            log("call refused", peer=context.peer(), error=error.message)
-        await context.abort(code, told.grpc_message())
 
 
 async def _ended(view: View) -> None:

@@ -12,6 +12,10 @@ import msgspec
 from msgspec.structs import replace
 
 from trustfed.hub import events as e
+from trustfed.hub.dashboard import events as dashboard_events
+from trustfed.hub.dashboard import state as dashboard
+from trustfed.hub.evidence import events as evidence_events
+from trustfed.hub.evidence import state as evidence
 from trustfed.hub.mesh import events as mesh_events
 from trustfed.hub.mesh import state as mesh
 from trustfed.hub.records import (
@@ -25,6 +29,7 @@ from trustfed.hub.records import (
     Root,
     TufRoot,
 )
+from trustfed.journal import approvals
 from trustfed.journal.table import Table
 
 
@@ -48,6 +53,9 @@ class HubState(msgspec.Struct, frozen=True):
     roles: Table[PublishedRole] = msgspec.field(default_factory=Table)  # of the protected publication, by domain
     tuf_roots: tuple[TufRoot, ...] = ()  # version n at index n - 1
     mesh: mesh.HubMesh = mesh.HubMesh()
+    proposals: Table[approvals.Proposal] = msgspec.field(default_factory=Table)  # what takes two people
+    dashboard: dashboard.DashboardState = dashboard.DashboardState()
+    evidence: evidence.HubEvidence = evidence.HubEvidence()
 
     @property
     def active_root(self) -> Root:
@@ -186,6 +194,7 @@ def _(event: e.DomainRemoved, s: HubState) -> HubState:
         invitations=s.invitations.drop(old.token_hash),
         roles=roles,
         mesh=mesh.removed(s.mesh, event.name),
+        evidence=evidence.removed(s.evidence, event.name),
     )
 
 
@@ -292,7 +301,7 @@ def _(event: e.GrantEnded, s: HubState) -> HubState:
 
 @_apply.register
 def _(event: e.ApiTokenIssued, s: HubState) -> HubState:
-    token = ApiToken(event.id, event.name, event.role, event.token_hash, event.expires_ms)
+    token = ApiToken(event.id, event.name, event.role, event.token_hash, event.expires_ms, issued_by=event.issued_by)
     return replace(s, tokens=s.tokens.put(event.id, token))
 
 
@@ -310,3 +319,37 @@ def _(event: mesh_events.MeshTold, s: HubState) -> HubState:
 @_apply.register
 def _(event: mesh_events.MeshWithdrawn, s: HubState) -> HubState:
     return replace(s, mesh=mesh.withdrawn(s.mesh, event))
+
+
+@_apply.register(approvals.ProposalMade)
+@_apply.register(approvals.ProposalApproved)
+@_apply.register(approvals.ProposalWithdrawn)
+@_apply.register(approvals.ProposalRefused)
+@_apply.register(approvals.GlassBroken)
+def _(event: approvals.ApprovalEvent, s: HubState) -> HubState:
+    return replace(s, proposals=approvals.apply(s.proposals, event))
+
+
+@_apply.register
+def _(event: dashboard_events.OwnerChanged, s: HubState) -> HubState:
+    domain = replace(s.domains[event.domain], owner=event.owner, position=s.position)
+    return replace(s, domains=s.domains.put(event.domain, domain))
+
+
+@_apply.register(dashboard_events.LoginLinked)
+@_apply.register(dashboard_events.LoginOpened)
+@_apply.register(dashboard_events.LoginEnded)
+@_apply.register(dashboard_events.ExceptionMade)
+@_apply.register(dashboard_events.ExceptionEnded)
+@_apply.register(dashboard_events.ActionTaken)
+def _(event: dashboard_events.DashboardEvent, s: HubState) -> HubState:
+    return replace(s, dashboard=dashboard.apply(s.dashboard, event, s.position))
+
+
+@_apply.register(evidence_events.LogKeyPinned)
+@_apply.register(evidence_events.LogsAccepted)
+@_apply.register(evidence_events.LogCheckpoint)
+@_apply.register(evidence_events.OrderMade)
+@_apply.register(evidence_events.OrderEnded)
+def _(event: evidence_events.EvidenceEvent, s: HubState) -> HubState:
+    return replace(s, evidence=evidence.apply(s.evidence, event, s.position))

@@ -33,6 +33,12 @@ def check_window(after: int, limit: int) -> None:
         raise Invalid(f"a read gives 1 to {MAX_READ} records, not {limit}")
 
 
+def check_trim(before: int) -> None:
+    """Invalid unless `before` is a position."""
+    if type(before) is not int or before < 1:
+        raise Invalid(f"positions start at 1; what is before {str(before)[:40]} cannot leave")
+
+
 def check_head(head: int, expected: int) -> None:
     """Conflict unless the append goes right behind the head."""
     if head != expected:

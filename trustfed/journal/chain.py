@@ -4,6 +4,9 @@ Row n stores sha256(hash of row n - 1 || canonical bytes); row 0 is the hash of 
 swapped, missing or inserted row is found by whoever reads past it, and named by position. The chain has no key: it
 shows damage, not forgery by someone who may write the file. That takes the signed checkpoints of the Merkle log.
 
+Rows may leave at the beginning. The anchor then keeps the position and hash of the last that left: the chain goes on from
+it, and what is still there below it is as good as gone.
+
 Rows are found by `lookup`, the first 8 bytes of the SHA-256 of a name: a third of the size of an index over the names
 themselves. Callers compare the full name, so a collision costs a look and nothing else. Names are random (serials), so
 a plain index would dirty one more page per row, all over a growing file. This one is cut into eras of 65,536 rows:
@@ -16,7 +19,11 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from trustfed.journal.ports import MAX_APPEND_BYTES, Corrupt
+from trustfed.journal.ports import MAX_APPEND_BYTES, Corrupt, Trimmed
+
+ANCHOR_TABLE = (
+    "CREATE TABLE anchor (slot INTEGER PRIMARY KEY CHECK (slot = 1), position INTEGER NOT NULL, hash BLOB NOT NULL)"
+)
 
 _ERA = "position >> 16"
 
@@ -55,7 +62,30 @@ class Chain:
     def head(self, connection: sqlite3.Connection) -> tuple[int, bytes]:
         """Give the last position and its hash."""
         row = connection.execute(f"SELECT position, hash FROM {self.table} ORDER BY position DESC LIMIT 1").fetchone()  # noqa: S608
+        return row if row is not None else self.anchor(connection)
+
+    def anchor(self, connection: sqlite3.Connection) -> tuple[int, bytes]:
+        """Give the position and hash that the first retained row follows from: 0 and the genesis if nothing left."""
+        row = connection.execute("SELECT position, hash FROM anchor").fetchone()
         return row if row is not None else (0, self._genesis)
+
+    def move_anchor(self, connection: sqlite3.Connection, position: int) -> None:
+        """Let the chain begin behind `position`, which has a row; the rows up to there go with `drop`."""
+        digest = self.hash_at(connection, position)
+        if digest is None:
+            raise self._corrupt(position, "is missing")
+        connection.execute("REPLACE INTO anchor VALUES (1, ?, ?)", (position, digest))
+
+    def drop(self, connection: sqlite3.Connection, limit: int) -> int:
+        """Delete up to `limit` rows that the anchor has left behind; gives how many went."""
+        last = self.anchor(connection)[0]
+        (first,) = connection.execute(f"SELECT min(position) FROM {self.table}").fetchone()  # noqa: S608
+        if first is None or first > last:
+            return 0
+        return connection.execute(
+            f"DELETE FROM {self.table} WHERE position <= ?",  # noqa: S608
+            (min(last, first + limit - 1),),
+        ).rowcount
 
     def append(self, connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes]]) -> int:
         """Write (lookup, canonical) rows behind the head, inside the caller's transaction; gives the new head."""
@@ -74,25 +104,27 @@ class Chain:
 
     def hash_at(self, connection: sqlite3.Connection, position: int) -> bytes | None:
         """Give the chain's hash at `position`; None if there is no such row."""
-        if position == 0:
-            return self._genesis
+        anchored, digest = self.anchor(connection)
+        if position <= anchored:
+            return digest if position == anchored else None
         row = connection.execute(f"SELECT hash FROM {self.table} WHERE position = ?", (position,)).fetchone()  # noqa: S608
         return row[0] if row is not None else None
 
     def read(self, connection: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, bytes]]:
         """Give up to `limit` (position, canonical) above `after`, each checked against its predecessor's hash.
 
-        Ends early after 16 MiB, never before the first row.
+        Ends early after 16 MiB, never before the first row. Trimmed when rows above `after` have left.
         """
         return [(position, data) for position, _, data in self._verified(connection, after, limit)]
 
     def find(self, connection: sqlite3.Connection, lookup: int, limit: int) -> list[tuple[int, bytes]]:
         """Give up to `limit` (position, canonical) with this lookup, in order, each checked like `read`."""
+        first = self.anchor(connection)[0] + 1
         rows = connection.execute(
-            f"WITH RECURSIVE era(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM era WHERE n < ?)"  # noqa: S608
-            f" SELECT position FROM era CROSS JOIN {self.table} ON {_ERA} = n AND lookup = ?"
+            f"WITH RECURSIVE era(n) AS (SELECT ? UNION ALL SELECT n + 1 FROM era WHERE n < ?)"  # noqa: S608
+            f" SELECT position FROM era CROSS JOIN {self.table} ON {_ERA} = n AND lookup = ? AND position >= ?"
             " ORDER BY n, position LIMIT ?",
-            (self.head(connection)[0] >> 16, lookup, limit),
+            (first >> 16, self.head(connection)[0] >> 16, lookup, first, limit),
         ).fetchall()
         return [record for (position,) in rows for record in self.read(connection, position - 1, 1)]
 
@@ -105,6 +137,9 @@ class Chain:
         return after
 
     def _verified(self, connection: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, int, bytes]]:
+        anchored = self.anchor(connection)[0]
+        if after < anchored:
+            raise Trimmed(f"the first {anchored} records of {self.table} left by retention", first=anchored + 1)
         rows = connection.execute(
             f"SELECT position, lookup, hash, canonical FROM {self.table} WHERE position > ? ORDER BY position LIMIT ?",  # noqa: S608
             (after, limit),

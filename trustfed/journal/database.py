@@ -51,11 +51,15 @@ _PASSING = {
 
 
 class Format(NamedTuple):
-    """What a file must be to be opened: application number, schema version, and how an empty one is made."""
+    """What a file must be to be opened: application number, schema version, and how an empty one is made.
+
+    A file of version 1 has the first `begun` statements of the schema; it gets the others when it is opened.
+    """
 
     application_id: int
     version: int
     schema: Sequence[str]
+    begun: int = 0
 
 
 class _Job(NamedTuple):
@@ -206,9 +210,10 @@ class Database:
             connection.execute(f"PRAGMA application_id = {form.application_id}")
             connection.execute(f"PRAGMA user_version = {form.version}")
             connection.execute("COMMIT")
+            version = form.version
         elif application_id != form.application_id:
             raise Invalid(f"{self._path} belongs to another program", hint="give trustfed a directory of its own")
-        elif version != form.version:
+        elif not 1 <= version <= form.version:
             raise Invalid(
                 f"{self._path} has schema version {version}; this program knows version {form.version}",
                 hint="run the trustfed that wrote it, or a later one",
@@ -217,8 +222,14 @@ class Database:
             sql.decode(errors="replace")
             for (sql,) in connection.execute("SELECT sql FROM sqlite_master ORDER BY rowid")
         ]
-        if made != list(form.schema):
-            raise Corrupt(f"{self._path} is damaged: its tables are not those of schema version {form.version}")
+        if made != list(form.schema if version == form.version else form.schema[: form.begun]):
+            raise Corrupt(f"{self._path} is damaged: its tables are not those of schema version {version}")
+        if version != form.version:
+            connection.execute("BEGIN IMMEDIATE")  # all or nothing: a crash leaves a file of the version that it was
+            for statement in form.schema[form.begun :]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {form.version}")
+            connection.execute("COMMIT")
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != b"wal":
             raise Unavailable(f"{self._path} is on a disk without write-ahead logging", hint="use a local disk")
 

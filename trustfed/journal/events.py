@@ -1,12 +1,13 @@
 """What is recorded: events (decisions) and facts (high volume), each with one canonical encoding.
 
-A Merkle log will cover exactly the bytes of `canonical`, so they never depend on the driver, the process or the order
+The Merkle log covers exactly the bytes of `canonical`, so they never depend on the driver, the process or the order
 in which a dict was built: RFC 8785 (JSON Canonicalization Scheme), restricted to str, int, bool, None, list and dict.
 Secrets and personal data have no place in either: actors are opaque ids.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -112,8 +113,13 @@ def _encode(what: str, value: Event | Fact, body: object, limit: int) -> bytes:
 
 
 def _check_kind(what: str, kind: object) -> None:
-    if type(kind) is not str or len(kind) > _KIND_LIMIT or not _KIND.fullmatch(kind):
+    if type(kind) is not str or not _is_kind(kind):
         raise Invalid(f"{what} kind must be lower-case words joined by dots, at most {_KIND_LIMIT} characters")
+
+
+@functools.lru_cache(256)  # there are a few dozen kinds, and one of them in every fact
+def _is_kind(kind: str) -> bool:
+    return len(kind) <= _KIND_LIMIT and _KIND.fullmatch(kind) is not None
 
 
 def _check_time(what: str, at: object) -> None:

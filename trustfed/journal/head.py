@@ -21,6 +21,11 @@ class Head:
             self.position = position
             self._wake()
 
+    @property
+    def open(self) -> bool:
+        """Whether anything may still come."""
+        return self._open
+
     async def beyond(self, after: int) -> int:
         """Give the head as soon as it is above `after`; Unavailable once the log is closed."""
         while self.position <= after:

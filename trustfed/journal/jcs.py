@@ -14,6 +14,7 @@ from trustfed.errors import Invalid
 MAX_INTEGER = (1 << 53) - 1
 MAX_DEPTH = 16
 
+_STRINGS = {str}
 _ENCODER = msgspec.json.Encoder(order="sorted")
 
 
@@ -61,9 +62,11 @@ def _check(value: object, depth: int) -> None:
 
 
 def _check_members(value: dict[object, object], depth: int) -> None:
+    # All keys in two looks, each in C: one at a time this is half of the time that a fact takes.
+    if value and (set(map(type, value)) != _STRINGS or not "".join(value).isascii()):  # type: ignore[arg-type]
+        key = next(key for key in value if type(key) is not str or not key.isascii())
+        raise _Refused(f"has the key {key!r:.80}; keys are ASCII strings")
     for key, item in value.items():
-        if type(key) is not str or not key.isascii():
-            raise _Refused(f"has the key {key!r:.80}; keys are ASCII strings")
         # Most members are short scalars: a look at the type spares them a call each.
         if type(item) is not str:
             try:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from trustfed.errors import Unavailable
+from trustfed.errors import NotFound, Unavailable
 from trustfed.journal.events import Event, Fact, Recorded, RecordedFact
 
 MAX_EVENTS = 1_000
@@ -27,6 +27,14 @@ class Corrupt(Unavailable):
     def __init__(self, message: str, *, position: int = 0, hint: str = "") -> None:
         super().__init__(message, hint=hint or "restore this data directory from its last good backup")
         self.position = position
+
+
+class Trimmed(NotFound):
+    """What was asked for left by retention: `first` is the first position that is retained."""
+
+    def __init__(self, message: str, *, first: int) -> None:
+        super().__init__(message, hint=f"what is retained begins at position {first}: read after {first - 1}")
+        self.first = first
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -73,11 +81,25 @@ class Snapshots(Protocol):
 class Ledger(Protocol):
     """The append-only record of facts: many callers, one durable write for all who wait."""
 
+    @property
+    def first(self) -> int:
+        """The first position that is retained: 1 until facts leave by retention."""
+
+    @property
+    def position(self) -> int:
+        """The last durable position; 0 before the first."""
+
     async def append(self, facts: Sequence[Fact]) -> None:
         """Record all facts or none, durable on return. At most 1,000 facts, 64 KiB each, 16 MiB together."""
 
     async def read(self, after: int, limit: int) -> list[RecordedFact]:
-        """Give up to `limit` (at most 1,000) facts with positions above `after`; bounded like `Journal.read`."""
+        """Give up to `limit` (at most 1,000) facts with positions above `after`; bounded like `Journal.read`.
+
+        Trimmed (a NotFound) if facts above `after` left by retention: it says where to go on.
+        """
 
     async def find(self, kind: str, key: str) -> list[Fact]:
         """Give the facts of this kind with this key, oldest first, at most 1,000: of a key with more, never its newest."""
+
+    async def located(self, kind: str, key: str) -> list[RecordedFact]:
+        """The same facts as `find`, with their positions."""

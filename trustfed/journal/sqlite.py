@@ -5,14 +5,16 @@
     await store.close()
 
 Trust sentence: the disk is trusted to keep what it has synced. What it damages is found: everything after the last
-snapshot when the store is opened, everything else when it is read, and all of it by `verify`. What is cut off the end
-is not found here, and neither is a forgery by someone who may write the files: signed, cosigned checkpoints show both.
+snapshot when the store is opened, everything else when it is read, and all of it by `verify`. Records cut off the end are
+missed if they lay in a full tile of the Merkle log; a cut within the last thousand, one of the tiles too, or a forgery by
+someone who may write the files is not found here: signed, cosigned checkpoints show them.
 Only a local disk will do: WAL needs shared memory and working locks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,16 +22,20 @@ from typing import NamedTuple
 
 import msgspec
 
-from trustfed.journal.bounds import check_head, check_window, encode_events, encode_facts
-from trustfed.journal.chain import Chain, lookup_of
+from trustfed.journal.bounds import check_head, check_trim, check_window, encode_events, encode_facts
+from trustfed.journal.chain import ANCHOR_TABLE, Chain, lookup_of
 from trustfed.journal.database import Database, Format
 from trustfed.journal.directory import DirectoryLock
 from trustfed.journal.events import Event, Fact, Recorded, RecordedFact
 from trustfed.journal.head import Head
+from trustfed.journal.merkle.check import check_tiles
+from trustfed.journal.merkle.sequencer import TileLog
+from trustfed.journal.merkle.tile_table import TILE_TABLE
 from trustfed.journal.ports import MAX_EVENTS, MAX_READ, Corrupt
+from trustfed.journal.retention import segments_before, trim
 from trustfed.journal.sqlite_snapshots import SNAPSHOT_TABLE, SqliteSnapshots, load_snapshot
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _TAIL = 1_000
 _STEP = 1_000
 
@@ -63,8 +69,9 @@ def _fact_names(position: int, data: bytes) -> tuple[str, ...]:
 _EVENTS = Chain("events", _event_names)
 _FACTS = Chain("facts", _fact_names)
 # Application ids: "tfJ1" and "tfL1" in ASCII.
-_JOURNAL_FORMAT = Format(0x74664A31, SCHEMA_VERSION, (*_EVENTS.schema, SNAPSHOT_TABLE))
-_LEDGER_FORMAT = Format(0x74664C31, SCHEMA_VERSION, _FACTS.schema)
+# Version 1 had no Merkle log: its files get the last two tables, and the sequencer integrates what is there.
+_JOURNAL_FORMAT = Format(0x74664A31, SCHEMA_VERSION, (*_EVENTS.schema, SNAPSHOT_TABLE, TILE_TABLE, ANCHOR_TABLE), 3)
+_LEDGER_FORMAT = Format(0x74664C31, SCHEMA_VERSION, (*_FACTS.schema, TILE_TABLE, ANCHOR_TABLE), 2)
 
 
 class SqliteJournal:
@@ -73,6 +80,7 @@ class SqliteJournal:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._head = Head(database.read_now(_EVENTS.head)[0])
+        self.log = TileLog(database, _EVENTS, self._head)
 
     async def append(self, expected: int, events: Sequence[Event]) -> int:
         encoded = encode_events(events)
@@ -82,7 +90,11 @@ class SqliteJournal:
             check_head(_EVENTS.head(connection)[0], expected)
             return _EVENTS.append(connection, rows)
 
-        return await self._database.write(work, self._head.advance, sum(map(len, encoded)))
+        def durable(head: int) -> None:
+            self.log.hand_over(head, encoded)
+            self._head.advance(head)
+
+        return await self._database.write(work, durable, sum(map(len, encoded)))
 
     async def read(self, after: int, limit: int) -> list[Recorded]:
         check_window(after, limit)
@@ -106,6 +118,7 @@ class SqliteJournal:
 
     async def close(self) -> None:
         self._head.close()
+        await self.log.close()
         await self._database.close()
 
 
@@ -115,13 +128,28 @@ class SqliteLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._head = Head(database.read_now(_FACTS.head)[0])
+        self._first = database.read_now(_FACTS.anchor)[0] + 1
+        self._trimming = asyncio.Lock()
+        self.log = TileLog(database, _FACTS, self._head)
+
+    @property
+    def first(self) -> int:
+        return self._first
+
+    @property
+    def position(self) -> int:
+        """The last durable position; 0 before the first."""
+        return self._head.position
 
     async def append(self, facts: Sequence[Fact]) -> None:
         encoded = encode_facts(facts)
         rows = [(lookup_of(fact.kind, fact.key), data) for fact, data in zip(facts, encoded, strict=True)]
-        await self._database.write(
-            lambda connection: _FACTS.append(connection, rows), self._head.advance, sum(map(len, encoded))
-        )
+
+        def durable(head: int) -> None:
+            self.log.hand_over(head, encoded)
+            self._head.advance(head)
+
+        await self._database.write(lambda connection: _FACTS.append(connection, rows), durable, sum(map(len, encoded)))
 
     async def read(self, after: int, limit: int) -> list[RecordedFact]:
         check_window(after, limit)
@@ -132,15 +160,35 @@ class SqliteLedger:
         return [_fact(position, data) for position, data in rows]
 
     async def find(self, kind: str, key: str) -> list[Fact]:
+        return [recorded.fact for recorded in await self.located(kind, key)]
+
+    async def located(self, kind: str, key: str) -> list[RecordedFact]:
         rows = await self._database.read(lambda connection: _FACTS.find(connection, lookup_of(kind, key), MAX_READ))
-        facts = [_fact(position, data).fact for position, data in rows]
-        return [fact for fact in facts if (fact.kind, fact.key) == (kind, key)]
+        found = [_fact(position, data) for position, data in rows]
+        return [recorded for recorded in found if (recorded.fact.kind, recorded.fact.key) == (kind, key)]
+
+    async def trim(self, before: int) -> int:
+        """Let the facts before position `before` go, in whole segments; gives the first that is retained."""
+
+        def moved(first: int) -> None:
+            self._first = first
+            self.log.trim(first - 1)
+
+        check_trim(before)
+        async with self._trimming:
+            last = segments_before(before, self._head.position)
+            await self.log.tiled(last)
+            await trim(self._database, _FACTS, last, moved)
+        return self._first
 
     async def verify(self) -> int:
         """Check the whole file; gives the position reached."""
-        return await _verify(self._database, _FACTS, self._head.position)
+        async with self._trimming:
+            return await _verify(self._database, _FACTS, self._head.position)
 
     async def close(self) -> None:
+        self._head.close()
+        await self.log.close()
         await self._database.close()
 
 
@@ -160,6 +208,18 @@ class Store:
         self.journal = SqliteJournal(journal)
         self.snapshots = SqliteSnapshots(journal, _EVENTS)
         self.ledger = SqliteLedger(ledger)
+        self.events_log, self.facts_log = self.journal.log, self.ledger.log
+        with contextlib.suppress(RuntimeError):  # opened before there is a loop: the first use starts them
+            self.events_log.start()
+            self.facts_log.start()
+
+    async def trim_facts(self, before: int) -> int:
+        """Let the facts before position `before` go, in whole segments of 65,536; gives the first that is retained.
+
+        Of their Merkle tree the root of each segment stays. Writers go on meanwhile; the file does not shrink, its room
+        is used again. A crash at any moment loses nothing: what was still to be deleted goes at the next call.
+        """
+        return await self.ledger.trim(before)
 
     async def verify(self) -> Verified:
         """Check every page, row, hash and index value of both files; Corrupt names the first that does not fit.
@@ -210,7 +270,7 @@ def _check_journal(connection: sqlite3.Connection) -> None:
 
 def _check_ledger(connection: sqlite3.Connection) -> None:
     """Check the newest 1,000 facts: a crash damages the end, and the ledger is too long to read at every start."""
-    _check_from(connection, _FACTS, max(0, _FACTS.head(connection)[0] - _TAIL))
+    _check_from(connection, _FACTS, max(_FACTS.anchor(connection)[0], _FACTS.head(connection)[0] - _TAIL))
 
 
 def _check_from(connection: sqlite3.Connection, chain: Chain, after: int) -> int:
@@ -233,7 +293,8 @@ def _check_end(chain: Chain, reached: int, head: int) -> None:
 
 def _check_all(connection: sqlite3.Connection, chain: Chain) -> int:
     # The chain first: it can name a position, and pages only a page. The pages after it: they hold the index, too.
-    reached = _check_from(connection, chain, 0)
+    reached = _check_from(connection, chain, chain.anchor(connection)[0])
+    check_tiles(connection, chain, reached)
     problem = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if problem != b"ok":
         raise Corrupt(f"{chain.table}: SQLite's integrity check found: {problem.decode(errors='replace')}")

@@ -298,6 +298,7 @@ class FromCluster(_message.Message):
     REISSUE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     SNAPSHOT_END_FIELD_NUMBER: _builtins.int
+    RENEW_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """cluster journal position this message brings the reader to; 0: not a journalled fact"""
     @_builtins.property
@@ -316,6 +317,8 @@ class FromCluster(_message.Message):
     def heartbeat(self) -> Global___Heartbeat: ...
     @_builtins.property
     def snapshot_end(self) -> Global___SnapshotEnd: ...
+    @_builtins.property
+    def renew(self) -> Global___Renew: ...
     def __init__(
         self,
         *,
@@ -328,12 +331,13 @@ class FromCluster(_message.Message):
         reissue: Global___Reissue | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         snapshot_end: Global___SnapshotEnd | None = ...,
+        renew: Global___Renew | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bans", b"bans", "bundle", b"bundle", "bundle_removed", b"bundle_removed", "entries", b"entries", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "reissue", b"reissue", "snapshot_end", b"snapshot_end"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bans", b"bans", "bundle", b"bundle", "bundle_removed", b"bundle_removed", "entries", b"entries", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "reissue", b"reissue", "renew", b"renew", "snapshot_end", b"snapshot_end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bans", b"bans", "bundle", b"bundle", "bundle_removed", b"bundle_removed", "entries", b"entries", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "position", b"position", "reissue", b"reissue", "snapshot_end", b"snapshot_end"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bans", b"bans", "bundle", b"bundle", "bundle_removed", b"bundle_removed", "entries", b"entries", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "position", b"position", "reissue", b"reissue", "renew", b"renew", "snapshot_end", b"snapshot_end"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "bans", "entries", "bundle", "bundle_removed", "reissue", "heartbeat", "snapshot_end"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "bans", "entries", "bundle", "bundle_removed", "reissue", "heartbeat", "snapshot_end", "renew"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -530,6 +534,43 @@ class Reissue(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reissue: _TypeAlias = Reissue  # noqa: Y015
+
+@_typing.final
+class Renew(_message.Message):
+    """SVIDs that began before a moment are to be replaced, by whichever authority signs: of these entries, of these authorities, or
+    all where neither is named. What is held stays good until its successor is there.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
+    ISSUED_BEFORE_MS_FIELD_NUMBER: _builtins.int
+    SPREAD_SECONDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    issued_before_ms: _builtins.int
+    spread_seconds: _builtins.int
+    reason: _builtins.str
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def authorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_builtins.str] | None = ...,
+        authorities: _abc.Iterable[_builtins.str] | None = ...,
+        issued_before_ms: _builtins.int = ...,
+        spread_seconds: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "entries", b"entries", "issued_before_ms", b"issued_before_ms", "reason", b"reason", "spread_seconds", b"spread_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Renew: _TypeAlias = Renew  # noqa: Y015
 
 @_typing.final
 class SnapshotEnd(_message.Message):

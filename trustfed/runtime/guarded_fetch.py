@@ -1,4 +1,6 @@
-"""One HTTPS GET of an address that somebody else named: a peer's bundle endpoint. It blocks; run it in a thread.
+"""One HTTPS GET of an address that somebody else named, such as a peer's bundle endpoint, or a POST to one. Run it in a thread.
+
+It blocks. Of a GET:
 
  1. the URL is https, without user information or fragment; its port is 443 or above 1023 (`Target.parse`)
  2. its host is resolved once, and every address that comes back is judged (trustfed.runtime.reach): one bad one refuses all
@@ -22,7 +24,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
@@ -54,6 +56,14 @@ class Fetched:
     address: str
 
 
+@dataclass(frozen=True)
+class Form:
+    """What is sent with POST instead of a GET: a form, encoded already, and an Authorization header ("" for none)."""
+
+    body: bytes
+    authorization: str = ""
+
+
 def fetch(
     url: str,
     context: ssl.SSLContext,
@@ -64,8 +74,9 @@ def fetch(
     seconds: float = SECONDS,
     resolve: Resolve | None = None,
     redirects: int = MAX_REDIRECTS,
+    form: Form | None = None,
 ) -> Fetched:
-    """GET `url` under every guard above; `etag` is that of the answer held ("" for none).
+    """GET `url` under every guard above; `etag` is that of the answer held ("" for none). A `form` follows no redirect.
 
     Raises Invalid (URL, form of the answer), Denied (address, redirect, who answered), Unavailable (all else).
     """
@@ -73,14 +84,55 @@ def fetch(
     addresses = _resolved(target, resolve or system_resolve, end)  # 2
     judge = reach or Reach()
     judged = [str(judge.check(address)) for address in addresses]
-    for _ in range(redirects + 1):
+    for _ in range(1 if form else redirects + 1):
         raw, address = _connected(target, judged, end)
         with raw:
-            found = _exchange(target, raw, context, verify, etag, end, address)
+            found = _exchange(target, raw, context, verify, etag, end, address, form)
         if isinstance(found, Fetched):
             return found
         target, judged = found, [address]
-    raise Denied(f"{target.origin} redirected more than {redirects} times")
+    raise Denied(f"{target.origin} redirected more than {0 if form else redirects} times")
+
+
+def post(
+    url: str,
+    context: ssl.SSLContext,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    reach: Reach | None = None,
+    seconds: float = SECONDS,
+    resolve: Resolve | None = None,
+) -> int:
+    """POST `body` to `url` under guards 1 to 4, 6 and 7; no redirect is followed. Answers the status, 200 to 299.
+
+    Raises like `fetch`, and Unavailable for every other status: what the peer says beside it is not read.
+    """
+    target, end = Target.parse(url), time.monotonic() + seconds
+    judge = reach or Reach()
+    judged = [str(judge.check(address)) for address in _resolved(target, resolve or system_resolve, end)]
+    raw, _ = _connected(target, judged, end)
+    connection = http.client.HTTPSConnection(target.host, target.port, context=context)
+    with raw:
+        try:
+            with _cut_at(end, raw):
+                connection.sock = context.wrap_socket(raw, server_hostname=target.host)
+                sent = {"User-Agent": _AGENT, "Accept-Encoding": "identity", "Connection": "close", **headers}
+                connection.request("POST", target.path, body=body, headers=sent)
+                with contextlib.closing(connection.getresponse()) as response:
+                    status = response.status
+        except ssl.SSLCertVerificationError as error:
+            raise Denied(
+                f"{target.origin} did not prove that it is {target.host}: {error.verify_message}",
+                hint="is it the endpoint that was meant, and is its CA the one that is configured?",
+            ) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _unreachable(target, error) from None
+        finally:
+            connection.close()
+    if not 200 <= status < 300:
+        raise Unavailable(f"{target.origin} answered with status {status}", hint="ask the owner of that endpoint")
+    return status
 
 
 def system_resolve(host: str, port: int) -> list[str]:
@@ -130,6 +182,7 @@ def _exchange(
     etag: str,
     end: float,
     address: str,
+    form: Form | None,
 ) -> Fetched | Target:
     connection = http.client.HTTPSConnection(target.host, target.port, context=context)
     try:
@@ -140,7 +193,13 @@ def _exchange(
             headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": _AGENT}
             if etag:
                 headers["If-None-Match"] = etag
-            connection.request("GET", target.path, headers=headers)
+            if form is not None:
+                headers["Content-Type"] = "application/x-www-form-urlencoded"
+                if form.authorization:
+                    headers["Authorization"] = form.authorization
+            connection.request(
+                "POST" if form else "GET", target.path, body=form.body if form else None, headers=headers
+            )
             with contextlib.closing(connection.getresponse()) as response:
                 return _read(target, response, etag, address)
     except ssl.SSLCertVerificationError as error:

@@ -12,21 +12,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trustfed.runtime.clock import Clock
+from trustfed.runtime.pace import Paces
 from trustfed.runtime.waiting import news_or_time
 
 _MADV_DONTNEED = 4
 _M_ARENA_MAX = -8
 _FIRST_SECONDS = 3.0
 _SECONDS = 60.0
+_SOON_AT_ONCE = 4
 
 
-async def keep_small(clock: Clock, used: asyncio.Event | None = None) -> None:
-    """Give back once the start is over, then now and then, and soon after each time `used` is set (it is cleared)."""
-    used = used or asyncio.Event()
+async def keep_small(clock: Clock, used: asyncio.Event | None = None, soon: float = _FIRST_SECONDS) -> None:
+    """Give back once the start is over, then now and then, and after each time `used` is set (it is cleared): after `soon`
+    seconds, but in the long run not more often than every 3 s, since looking for what can be given back costs some ms."""
+    used, wait, paces = used or asyncio.Event(), _FIRST_SECONDS, Paces(_SOON_AT_ONCE, _FIRST_SECONDS)
     while True:
-        await clock.sleep(_FIRST_SECONDS)
+        await clock.sleep(wait)
         await asyncio.to_thread(give_back)
         await news_or_time(used, clock, _SECONDS - _FIRST_SECONDS)
+        wait = soon if paces.take("", clock.monotonic()) else _FIRST_SECONDS
 
 
 def one_arena() -> None:

@@ -33,7 +33,8 @@ _Lock = contextlib.AbstractContextManager[bool]
 class _Metric:
     kind = ""
 
-    def __init__(self, name: str, help: str, labels: Sequence[str], lock: _Lock) -> None:
+    def __init__(self, name: str, help: str, labels: Sequence[str], lock: _Lock, limit: int = MAX_SERIES) -> None:
+        self._limit = limit
         self._name, self._help, self._label_names, self._lock = PREFIX + name, help, tuple(labels), lock
         self._series: dict[_Labels, float] = {} if labels else {(): 0.0}
 
@@ -41,7 +42,7 @@ class _Metric:
         if len(labels) != len(self._label_names):
             raise ValueError(f"{self._name} has the labels {self._label_names}, not {tuple(labels)}")
         place = tuple(labels[name] for name in self._label_names)
-        if place not in self._series and len(self._series) >= MAX_SERIES:
+        if place not in self._series and len(self._series) >= self._limit:
             return ("other",) * len(place)
         return place
 
@@ -115,15 +116,15 @@ class Registry:
         self._lock = threading.RLock()
         self._started = time.time()
 
-    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
-        """A new counter; its name ends in _total. ValueError for a bad or used name."""
+    def counter(self, name: str, help: str, labels: Sequence[str] = (), *, limit: int = MAX_SERIES) -> Counter:
+        """A new counter of at most `limit` label combinations; its name ends in _total. ValueError for a bad or used name."""
         if not name.endswith("_total"):
             raise ValueError(f"counter {name} must end in _total")
-        return self._add(name, Counter(name, help, labels, self._lock), labels)
+        return self._add(name, Counter(name, help, labels, self._lock, limit), labels)
 
-    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
-        """A new gauge. ValueError for a bad or used name."""
-        return self._add(name, Gauge(name, help, labels, self._lock), labels)
+    def gauge(self, name: str, help: str, labels: Sequence[str] = (), *, limit: int = MAX_SERIES) -> Gauge:
+        """A new gauge of at most `limit` label combinations. ValueError for a bad or used name."""
+        return self._add(name, Gauge(name, help, labels, self._lock, limit), labels)
 
     def exposition(self) -> bytes:
         """What GET /metrics answers, with CONTENT_TYPE; memory, processor time and start of the process included."""

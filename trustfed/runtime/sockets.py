@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import os
+import pwd
 import re
 import socket
 import stat
@@ -32,6 +34,44 @@ def check_path(path: Path) -> None:
     """Raise Invalid when `path` is too long for a Unix socket."""
     if len(os.fsencode(path)) > MAX_PATH:
         raise Invalid(f"socket path {path} is longer than {MAX_PATH} bytes", hint="choose a folder with a shorter path")
+
+
+def group_id(name: str) -> int:
+    """The id of a Unix group. Raises Invalid when this machine has no such group."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        raise Invalid(f"this machine has no group {name[:64]!r}", hint="groupadd makes one; getent group") from None
+
+
+def check_admin_group(name: str, path: Path, private: Path) -> None:
+    """Raise Invalid when the group cannot use a socket at `path`: it must be there, and `private` (0700) not around it."""
+    if name:
+        group_id(name)
+        if path.absolute().is_relative_to(private.absolute()):
+            raise Invalid(
+                f"admin_group {name} could not reach {path}: {private} is its owner's alone",
+                hint='name another place: admin_socket = "/run/trustfed/NAME.sock"',
+            )
+
+
+def listen_admin(path: Path, group: str = "") -> socket.socket:
+    """An admin socket: its owner's alone (0600), or also its group's (0660). Raises as `listen_unix`, and Invalid."""
+    if not group:
+        return listen_unix(path)
+    gid = group_id(group)
+    listener = listen_unix(path)
+    try:
+        # In this order it is never another group's.
+        os.chown(path, -1, gid)
+        path.chmod(0o660)
+    except OSError as error:
+        listener.close()
+        raise Denied(
+            f"{path} cannot be given to the group {group}: {(error.strerror or str(error)).lower()}",
+            hint="let the process be a member of that group",
+        ) from error
+    return listener
 
 
 def listen_unix(path: Path, mode: int = 0o600, backlog: int = 128) -> socket.socket:
@@ -120,6 +160,20 @@ def peer_of(connection: socket.socket) -> Peer:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, gid = struct.unpack("3i", credentials)
     return Peer(pid, uid, gid)
+
+
+def has_account(uid: int) -> bool:
+    """Whether a uid is root's, this process's own, or that of an account of this machine.
+
+    A subordinate one (subuid(5)) is none of these: in a user namespace an ordinary user is thousands of them.
+    """
+    if uid in (0, os.geteuid()):
+        return True
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _remove_stale(path: Path) -> None:

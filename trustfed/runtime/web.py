@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from trustfed.errors import Invalid, Unavailable
 from trustfed.runtime.errors import PROBLEM_CONTENT_TYPE, Answer
-from trustfed.runtime.sockets import peer_of
+from trustfed.runtime.sockets import has_account, peer_of
 
 MAX_CONNECTIONS = 1_000
 MAX_HEADERS = 16 * 1024
@@ -40,13 +40,16 @@ class BoundedProtocol(H11Protocol):
 
 
 class UnixProtocol(BoundedProtocol):
-    """The same on a Unix socket: the client of a request is ("uid:N", pid), as the kernel says (SO_PEERCRED)."""
+    """The same on a Unix socket: the client of a request is ("uid:N", pid), as the kernel says (SO_PEERCRED).
+
+    Of a uid that no account has it is ("subuid:N", pid): whoever that is, it is no person of its own.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Ask the kernel who connected."""
         super().connection_made(transport)
         peer = peer_of(transport.get_extra_info("socket"))
-        self.client = (f"uid:{peer.uid}", peer.pid)
+        self.client = (f"{'uid' if has_account(peer.uid) else 'subuid'}:{peer.uid}", peer.pid)
 
 
 class Bounds:

@@ -51,8 +51,10 @@ class Background:
         """Cancel what `start` gave, and raise the error with which it had ended before, if it had."""
 
         async def ended() -> None:
-            task.cancel()
-            await asyncio.wait({task})
+            # More than once: what a task awaits may swallow a cancellation that comes together with its answer.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=1.0)
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 

@@ -242,7 +242,7 @@ def test_audit_verify_finds_what_is_missing(door: Door, capsys: pytest.CaptureFi
     door.open()
     code, _, err = run(capsys, "audit", "verify", "--socket", str(door.path))
     assert code == 6 and "event 2 is missing" in err
-    code, out, _ = run(capsys, "audit", "list", "--socket", str(door.path))
+    code, out, _ = run(capsys, "audit", "list", "--after", "0", "--socket", str(door.path))
     assert code == 0 and "2026-11-21T" in out
 
 

@@ -70,7 +70,10 @@ def test_shell_completion_is_on(shell: str) -> None:
 
 
 def test_completion_offers_nouns_and_verbs() -> None:
-    for words, expected in (("trustfed a", ["agent", "authority", "audit"]), ("trustfed grant o", ["offer"])):
+    for words, expected in (
+        ("trustfed a", ["agent", "authority", "approval", "audit"]),
+        ("trustfed grant o", ["offer"]),
+    ):
         environment = {"_TRUSTFED_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         done = subprocess.run(
             [sys.executable, "-c", "from trustfed.cli.main import main; main([])"],

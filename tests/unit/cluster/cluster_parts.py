@@ -117,7 +117,7 @@ class ClusterParts:
 
     async def enrol(self) -> None:
         """What trustfed.cluster.enrolment does, with the root at hand instead of a hub's HTTPS door."""
-        await cluster_enrolment._make_keys(self.fold, self.keys, self.authorities, TrustDomain(TD), self.clock)
+        await cluster_enrolment.make_keys(self.fold, self.keys, self.authorities, TrustDomain(TD), self.clock)
         (authority,) = [a for a in self.all() if a.kind is Kind.X509]
         documents = tuple(self.hub.root_documents)
         self.hub.dns_suffixes = ("svc.example",)

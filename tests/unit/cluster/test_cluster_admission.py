@@ -181,6 +181,7 @@ async def test_no_call_serves_an_svid_of_before_the_last_attestation(parts: Clus
     rpc = NodeRpc.__new__(NodeRpc)
     rpc._fold, rpc._clock = parts.fold, parts.clock
     rpc._inflight = {}
+    rpc._on_shown = lambda _node, _svid: None
     (authority,) = [a for a in parts.all() if a.kind is Kind.X509]
     bundle = Bundle(TrustDomain(TD), (authority.twin,))
     rpc._callers = Callers(lambda: bundle, parts.clock)

@@ -213,7 +213,7 @@ async def test_root_chains_wait_for_the_intermediate() -> None:
     from trustfed.cluster import enrolment
     from trustfed.spiffe.ids import TrustDomain
 
-    await enrolment._make_keys(parts.fold, parts.keys, parts.authorities, TrustDomain(TD), parts.clock)
+    await enrolment.make_keys(parts.fold, parts.keys, parts.authorities, TrustDomain(TD), parts.clock)
     node, _ = await parts.node_without_roots()
     await parts.entry(id="web", chain="root")
     await parts.entry(id="api", spiffe_id=f"spiffe://{TD}/api")

@@ -13,7 +13,7 @@ from tests.fakes.clocks import START, ManualClock
 from tests.unit.cluster.test_cluster_sessions import World as States
 from tests.unit.cluster.test_cluster_sessions import entry
 from trustfed.cluster import proxies as module
-from trustfed.cluster.proxies import LOADED, MAX_REPORTS, REFUSED, Proxies
+from trustfed.cluster.proxies import MAX_REPORTS, REFUSED, Proxies
 from trustfed.errors import Invalid, Unavailable
 from trustfed.journal.memory import MemoryLedger
 from trustfed.proto import node_pb2 as pb
@@ -80,34 +80,33 @@ def refused(**changed: Any) -> pb.SecretRefused:
     return pb.SecretRefused(**{**given, "at_ms": NOW, "error": "bad key", **changed})
 
 
-async def test_loaded_and_refused_are_facts_of_the_ledger(world: World) -> None:
-    anchors = loaded(entry_id="", serial="", resource="ROOTCA")
-    world.proxies.heard("n1", pb.ProxyReport(loaded=[loaded(), anchors], refused=[refused(version="v2")]))
-    own, context, refusal = await world.facts(3)
-    assert (own.kind, own.key, own.at) == (LOADED, "0a1b", NOW)
+async def test_a_refusal_is_a_fact_of_the_ledger_and_what_was_loaded_is_counted(world: World) -> None:
+    anchors = refused(entry_id="", serial="", resource="ROOTCA")
+    world.proxies.heard("n1", pb.ProxyReport(loaded=[loaded()], refused=[refused(version="v2"), anchors]))
+    refusal, context = await world.facts(2)
     expected = {
         "node": "n1",
         "entry": "e1",
         "resource": "default",
         "serial": "0a1b",
-        "version": "v1",
+        "version": "v2",
         "proxy": "sidecar~1",
+        "error": "bad key",
     }
-    assert own.body == expected
+    assert (refusal.kind, refusal.key, refusal.at, refusal.body) == (REFUSED, "0a1b", NOW, expected)
     assert (context.key, context.body["entry"]) == ("n1/ROOTCA", "")
-    assert (refusal.kind, refusal.body) == (REFUSED, {**expected, "version": "v2", "error": "bad key"})
-    assert [one.body for one in await world.ledger.find(LOADED, "0a1b")] == [own.body]
+    assert [one.body for one in await world.ledger.find(REFUSED, "0a1b")] == [refusal.body]
+    assert (world.proxies.loaded_total, world.proxies.refused_total) == (1, 2)
 
 
-async def test_what_comes_twice_is_recorded_once(world: World) -> None:
+async def test_what_comes_twice_counts_once(world: World) -> None:
     for later in range(3):
         world.proxies.heard("n1", pb.ProxyReport(loaded=[loaded(at_ms=NOW + later)]))
     world.proxies.heard("n1", pb.ProxyReport(loaded=[loaded(version="v2", serial="0c")]))
-    facts = await world.facts(2)
-    assert [one.body["version"] for one in facts] == ["v1", "v2"] and world.proxies.loaded_total == 2
+    assert world.proxies.loaded_total == 2
     for later in (0, 0, 1):
         world.proxies.heard("n1", pb.ProxyReport(refused=[refused(at_ms=NOW + later)]))
-    assert len(await world.facts(4)) == 4
+    assert len(await world.facts(2)) == 2
 
 
 @pytest.mark.parametrize(
@@ -132,9 +131,10 @@ async def test_what_comes_twice_is_recorded_once(world: World) -> None:
 async def test_what_a_node_may_not_say_is_left_out_and_counted(world: World, said: Any, why: str) -> None:
     field = "refused" if isinstance(said, pb.SecretRefused) else "loaded"
     world.proxies.heard("n1", pb.ProxyReport(**{field: [said]}))
-    world.proxies.heard("n1", pb.ProxyReport(loaded=[loaded(version="good")]))
+    world.proxies.heard("n1", pb.ProxyReport(refused=[refused(version="good")]))
     (fact,) = await world.facts(1)
     assert fact.body["version"] == "good" and world.left_out(why)
+    assert (world.proxies.loaded_total, world.proxies.refused_total) == (0, 1)
 
 
 async def test_a_refusal_is_shown_until_that_proxy_loads_it(world: World) -> None:
@@ -156,13 +156,13 @@ async def test_what_comes_back_to_an_earlier_version_is_news_and_ends_its_alarm(
     for one in [*said, *said[:3]]:  # and some of them again
         field = "refused" if isinstance(one, pb.SecretRefused) else "loaded"
         world.proxies.heard("n1", pb.ProxyReport(**{field: [one]}))
-    assert [one.body["version"] for one in await world.facts(5)] == ["v1", "v2", "v1", "v3", "v1"]
-    assert not world.proxies.status()["refusing"] and len(await world.ledger.read(0, 10)) == 5
+    assert [one.body["version"] for one in await world.facts(1)] == ["v3"] and world.proxies.loaded_total == 4
+    assert not world.proxies.status()["refusing"] and len(await world.ledger.read(0, 10)) == 1
 
 
 async def test_what_was_loaded_after_a_refusal_ends_its_alarm_in_the_same_message_too(world: World) -> None:
     world.proxies.heard("n1", pb.ProxyReport(loaded=[loaded(version="v2", at_ms=NOW + 1)], refused=[refused()]))
-    assert [one.kind for one in await world.facts(2)] == [REFUSED, LOADED]
+    assert [one.kind for one in await world.facts(1)] == [REFUSED]
     assert not world.proxies.status()["refusing"]
 
 
@@ -182,7 +182,7 @@ async def test_a_ledger_that_is_away_loses_nothing_within_the_bound(
     monkeypatch.setattr(module, "MAX_WAITING", 3)
     world.ledger.failing = 2
     for number in range(5):
-        world.proxies.heard("n1", pb.ProxyReport(loaded=[loaded(version=f"v{number}")]))
+        world.proxies.heard("n1", pb.ProxyReport(refused=[refused(version=f"v{number}")]))
     await world.clock.advance(10)
     assert [one.body["version"] for one in await world.facts(3)] == ["v2", "v3", "v4"]
     assert world.left_out("the ledger is away")
@@ -190,8 +190,8 @@ async def test_a_ledger_that_is_away_loses_nothing_within_the_bound(
 
 async def test_a_time_that_cannot_be_is_replaced_by_now(world: World) -> None:
     for at in (0, NOW + 3_600_000, 2**62):
-        world.proxies.heard("n1", pb.ProxyReport(loaded=[loaded(version=f"v{at}", at_ms=at)]))
-    world.proxies.heard("n1", pb.ProxyReport(loaded=[loaded(version="old", at_ms=NOW - 60_000)]))
+        world.proxies.heard("n1", pb.ProxyReport(refused=[refused(version=f"v{at}", at_ms=at)]))
+    world.proxies.heard("n1", pb.ProxyReport(refused=[refused(version="old", at_ms=NOW - 60_000)]))
     assert [one.at for one in await world.facts(4)] == [NOW, NOW, NOW, NOW - 60_000]
 
 

@@ -43,6 +43,7 @@ TYPES: dict[Any, st.SearchStrategy[Any]] = {
     datetime: TIME,
     datetime | None: st.none() | TIME,
     int | None: st.none() | NUMBER,
+    dict[str, Any]: st.dictionaries(st.sampled_from(["a", "b"]), TEXT, max_size=2),
     tuple[str, ...]: st.lists(TEXT, max_size=2).map(tuple),
     tuple[bytes, ...]: st.lists(BLOB, max_size=2).map(tuple),
 }

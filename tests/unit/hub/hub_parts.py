@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from msgspec import Struct
+
 from ca.keys.memory import MemoryKeys
 from tests.fakes.clocks import ManualClock
 from tests.unit.hub.newcomer import Kept, Newcomer
@@ -99,6 +101,10 @@ class HubParts:
             software="test",
             svid_not_after=self.clock.now,
         )
+
+    async def alone(self, body: Struct) -> None:
+        """A command that takes two people, with the glass broken: for tests that are not about that."""
+        await self.operations.ask(ADMIN, body, "a test of one person", break_glass=True)
 
     async def enrolled(self, name: str) -> Newcomer:
         """A domain that went through an enrolment."""

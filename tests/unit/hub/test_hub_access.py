@@ -35,10 +35,28 @@ LEAST = {
     "POST /roots/prepare": "admin",
     "POST /roots/activate": "admin",
     "POST /roots/retire": "admin",
+    "GET /approvals": "viewer",
+    "GET /approvals/{proposal}": "viewer",
+    "POST /approvals/{proposal}/approve": "admin",
+    "POST /approvals/{proposal}/withdraw": "admin",
+    "GET /audit": "auditor",
+    "GET /audit/{position}": "auditor",
     "GET /tokens": "admin",
     "POST /tokens": "admin",
     "DELETE /tokens/{token_id}": "admin",
     "GET /events": "auditor",
+    "GET /evidence/status": "viewer",
+    "GET /evidence/figures": "viewer",
+    "GET /evidence/trend": "viewer",
+    "GET /evidence/standing/{domain}": "viewer",
+    "GET /evidence/alarms": "viewer",
+    "GET /evidence/failed": "viewer",
+    "POST /evidence/ask": "auditor",
+    "GET /evidence/orders/{domain}": "auditor",
+    "GET /evidence/checkpoint": "viewer",
+    "GET /evidence/log-keys": "viewer",
+    "POST /evidence/log-keys/{domain}/accept": "admin",
+    "POST /evidence/logs/{domain}/accept": "admin",
     "GET /mesh": "viewer",
     "GET /mesh/{domain}": "viewer",
     "GET /publication": "viewer",
@@ -117,7 +135,7 @@ async def test_tokens_that_open_nothing(hub: HubParts) -> None:
         "Bearer " + "x" * 10_000,
     ):
         assert access.caller(hub.state, shown, now) is None, shown
-    assert access.caller(hub.state, f"bearer {text}", now) == access.Caller(f"token:{token_id}", "admin")
+    assert access.caller(hub.state, f"bearer {text}", now) == access.Caller(f"token:{token_id}", "admin", "uid:0")
     hub.clock.move(3600)
     assert access.caller(hub.state, f"Bearer {text}", hub.clock.now()) is None
     journal = b"".join(record.canonical for record in await hub.journal.read(0, 1000))

@@ -13,6 +13,7 @@ from tests.unit.hub.newcomer import Newcomer
 from trustfed.errors import Conflict, Denied, Invalid, NotFound, TrustfedError, Unavailable
 from trustfed.federation import envelope
 from trustfed.hub import domains, grants
+from trustfed.hub.approvals import DomainRemoval, root_activation, root_preparation
 from trustfed.hub.events import EnvelopeAccepted, codec
 from trustfed.hub.signing import crls_due
 from trustfed.hub.state import HubState
@@ -105,7 +106,7 @@ async def test_the_serial_is_on_record_before_the_decision(hub: HubParts) -> Non
 async def test_who_enrols_anew_goes_on_above_the_old_level(hub: HubParts) -> None:
     old = await hub.enrolled("west")
     await hub.operations.accept_envelope("west", await old.envelope())
-    await hub.operations.remove(ADMIN, "west", "rebuilt")
+    await hub.alone(DomainRemoval("west", "rebuilt"))
     fresh = await Newcomer.make("west")
     token = await hub.operations.invite(ADMIN, WEST, "team", [], DAY)
     with pytest.raises(Denied, match="goes back"):
@@ -156,13 +157,13 @@ async def test_a_cluster_that_publishes_too_fast_waits(hub: HubParts) -> None:
 async def test_removal_ends_grants_and_revokes_intermediates(hub: HubParts) -> None:
     west, east = await hub.enrolled("west"), await hub.enrolled("east")
     grant = await hub.granted(east, west)
-    await hub.operations.remove(ADMIN, "west", "gone")
+    await hub.alone(DomainRemoval("west", "gone"))
     assert hub.state.grants[grant].status == "ended"
     mine = [signed for signed in hub.state.intermediates.values() if signed.domain == "west"]
     assert mine and all(signed.revoked_ms for signed in mine)
     assert not any(s.revoked_ms for s in hub.state.intermediates.values() if s.domain == "east")
     assert crls_due(hub.state, hub.clock.now()) == ["root-1"]
-    await hub.operations.remove(ADMIN, "west", "twice is fine")
+    await hub.alone(DomainRemoval("west", "twice is fine"))
     with pytest.raises(Denied, match="removed"):
         await hub.operations.accept_envelope("west", await west.envelope())
     with pytest.raises(Denied, match="removed"):
@@ -246,8 +247,8 @@ async def test_snapshot_and_replay_give_the_same_state(hub: HubParts) -> None:
     west, east = await hub.enrolled("west"), await hub.enrolled("east")
     await hub.granted(east, west)
     await hub.operations.issue_token(ADMIN, "ci", "viewer", DAY)
-    await hub.operations.remove(ADMIN, "east", "gone")
-    await hub.operations.prepare_root(ADMIN, "yearly")
+    await hub.alone(DomainRemoval("east", "gone"))
+    await hub.alone(root_preparation(hub.state))
     await hub.chores.do()
     assert decode_state(encode_state(hub.state), HubState) == hub.state
     replayed = await _replayed(hub)
@@ -272,10 +273,10 @@ async def test_the_hubs_own_svid_renews_at_half_life_and_moves_to_a_new_root(hub
     hub.clock.move(1801)
     await hub.chores.do()
     assert hub.presented[-1] is not first and hub.presented[-1].authority == first.authority
-    await hub.operations.prepare_root(ADMIN, "yearly")
+    await hub.alone(root_preparation(hub.state))
     await hub.chores.do()
     assert hub.presented[-1].authority == first.authority  # prepared is not active
-    await hub.operations.activate_root(ADMIN, "yearly")
+    await hub.alone(root_activation(hub.state))
     await hub.chores.do()
     newest = hub.presented[-1]
     assert newest.authority != first.authority

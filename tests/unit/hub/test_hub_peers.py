@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.hub.hub_parts import ADMIN, HubParts
+from tests.unit.hub.hub_parts import HubParts
 from tests.unit.hub.newcomer import Newcomer
 from trustfed.errors import Denied
+from trustfed.hub.approvals import DomainRemoval
 from trustfed.hub.peers import Peers, Unauthenticated
 
 
@@ -56,7 +57,7 @@ async def test_unknown_and_removed_domains_are_refused(hub: HubParts) -> None:
     peers = Peers(lambda: hub.state)
     shown = (await west.svid()).chain_pem()
     peers.verify(shown, hub.clock.now())
-    await hub.operations.remove(ADMIN, "west", "gone")
+    await hub.alone(DomainRemoval("west", "gone"))
     with pytest.raises(Denied, match="was removed") as refused:
         peers.verify(shown, hub.clock.now())
     assert not isinstance(refused.value, Unauthenticated)

@@ -26,6 +26,7 @@ from tests.unit.hub.newcomer import Newcomer
 from trustfed.errors import Conflict, Denied, Invalid, TrustfedError
 from trustfed.federation import cluster_document, envelope
 from trustfed.federation.envelope import PublicationKey
+from trustfed.hub.approvals import DomainRemoval
 from trustfed.hub.domains import enrolled
 from trustfed.hub.events import RolePublished
 from trustfed.hub.protection import Protection
@@ -211,7 +212,7 @@ async def _a_document_with_another_key(hub: HubParts, domain: Domain) -> None:
 
 
 async def _a_removed_domain(hub: HubParts, domain: Domain) -> None:
-    await hub.operations.remove(ADMIN, "td-a", "gone")
+    await hub.alone(DomainRemoval("td-a", "gone"))
     await say(hub, domain)
 
 
@@ -252,7 +253,7 @@ async def test_of_a_removed_domain_only_the_version_is_kept_and_a_successor_goes
     hub: HubParts, domain: Domain
 ) -> None:
     await say(hub, domain)
-    await hub.operations.remove(ADMIN, "td-a", "gone")
+    await hub.alone(DomainRemoval("td-a", "gone"))
     assert hub.state.roles["td-a"] == type(hub.state.roles["td-a"])(domain.version)
     again = Domain(await _successor(hub, "td-a"))
     part = await again.publish(hub.clock.now())

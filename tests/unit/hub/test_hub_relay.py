@@ -7,6 +7,7 @@ import pytest
 from tests.unit.hub.hub_parts import ADMIN, HubParts, settle
 from tests.unit.hub.newcomer import Newcomer
 from trustfed.errors import Conflict, Denied, Invalid
+from trustfed.hub.approvals import DomainRemoval, root_preparation
 from trustfed.hub.events import EnvelopeAccepted
 from trustfed.hub.relay import MAX_STREAMS, Relay, View
 from trustfed.proto import federation_pb2 as pb
@@ -167,7 +168,7 @@ async def test_a_removed_domain_loses_its_streams_and_its_peers_hear_of_it(hub: 
     grant = await hub.granted(east, west)
     leaving, staying = await _join(hub, west), await _join(hub, east)
     hub.relay.take(staying, hub.state)
-    await hub.operations.remove(ADMIN, "west", "gone")
+    await hub.alone(DomainRemoval("west", "gone"))
     await settle()
     assert isinstance(leaving.over, Denied)
     messages = hub.relay.take(staying, hub.state)
@@ -178,7 +179,7 @@ async def test_new_root_sets_go_to_all_once(hub: HubParts) -> None:
     west = await hub.enrolled("west")
     view = await _join(hub, west, root_version=1)
     hub.relay.take(view, hub.state)
-    await hub.operations.prepare_root(ADMIN, "yearly")
+    await hub.alone(root_preparation(hub.state))
     await settle()
     (message,) = hub.relay.take(view, hub.state)
     assert list(message.root_set.documents) == [hub.state.root_documents[1]]

@@ -10,10 +10,11 @@ import pytest
 from msgspec.structs import replace
 
 from tests.fakes.mesh_world import export, gateway, import_
-from tests.unit.hub.hub_parts import ADMIN, settle
+from tests.unit.hub.hub_parts import settle
 from tests.unit.hub_mesh.mesh_hub import MeshHub, Talker
 from trustfed.cluster.mesh import own
 from trustfed.errors import Invalid
+from trustfed.hub.approvals import DomainRemoval
 from trustfed.hub.mesh import refusals, reports, rules
 from trustfed.hub.state import HubState
 from trustfed.journal.table import decode_state, encode_state
@@ -166,7 +167,7 @@ async def test_a_removed_domain_frees_its_hosts(world: MeshHub) -> None:
     first, _, other = await _owners(world)
     await first.say(export("first"))
     await other.say(export("other"))
-    await world.hub.operations.remove(ADMIN, "first", "gone")
+    await world.hub.alone(DomainRemoval("first", "gone"))
     await settle()
     await settle()
     assert world.hub.state.mesh.hosts[HOST] == ("other",)

@@ -8,6 +8,7 @@ import random
 from tests.fakes.mesh_world import Reader, export, gateway, import_
 from tests.unit.hub.hub_parts import ADMIN, DAY, settle
 from tests.unit.hub_mesh.mesh_hub import MeshHub, Talker
+from trustfed.hub.approvals import DomainRemoval
 from trustfed.hub.mesh import relaying
 from trustfed.hub.rpc import Federation
 from trustfed.proto import federation_pb2 as pb
@@ -223,7 +224,7 @@ async def test_what_is_over_is_taken_back_also_by_a_hub_that_just_began(world: M
     await third.unsay(gateway())
     assert len(west.read().held) == 3
     await west.away()
-    await world.hub.operations.remove(ADMIN, "east", "gone")
+    await world.hub.alone(DomainRemoval("east", "gone"))
     await third.unsay(export("third", "of-third"))
     again = await world.restarted()
     west.world = third.world = again
@@ -240,7 +241,7 @@ async def test_a_removed_domain_takes_its_mesh_with_it(world: MeshHub) -> None:
     await east.say(gateway(), export("east"))
     await west.say(import_("east"))
     assert len(west.read().held) == 2
-    await world.hub.operations.remove(ADMIN, "east", "gone")
+    await world.hub.alone(DomainRemoval("east", "gone"))
     await settle()
     assert west.read().names() == []
     assert "east" not in world.hub.state.mesh.domains

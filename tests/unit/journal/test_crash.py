@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from trustfed.journal.merkle.ranges import CompactRange
 from trustfed.journal.sqlite import Store, open_store
 
 ROUNDS = 10
@@ -31,12 +32,19 @@ def write_until_killed(directory: Path, dice: random.Random) -> list[str]:
 
 async def everything(store: Store) -> tuple[list[dict[str, int]], set[str]]:
     bodies, keys, position = [], set(), 0
+    events, facts_tree = CompactRange(), CompactRange()
     while records := await store.journal.read(len(bodies), 1000):
         bodies += [record.event.body for record in records]
+        events.extend(record.leaf_hash for record in records)
     while facts := await store.ledger.read(position, 1000):
         keys |= {fact.fact.key for fact in facts}
+        facts_tree.extend(fact.leaf_hash for fact in facts)
         position = facts[-1].position
     assert len(keys) == position
+    for log, tree in ((store.events_log, events), (store.facts_log, facts_tree)):
+        async with asyncio.timeout(30):
+            await log.integrated(tree.size)
+        assert await log.root(tree.size) == tree.root()
     return bodies, keys
 
 

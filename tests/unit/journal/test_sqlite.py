@@ -167,7 +167,7 @@ async def test_a_newer_schema_is_refused_by_its_version(tmp_path: Path, name: st
         connection.execute("PRAGMA user_version = 7")
     connection.close()
     before = (tmp_path / name).read_bytes()
-    with pytest.raises(Invalid, match="has schema version 7; this program knows version 1"):
+    with pytest.raises(Invalid, match="has schema version 7; this program knows version 2"):
         open_store(tmp_path)
     assert (tmp_path / name).read_bytes() == before
 

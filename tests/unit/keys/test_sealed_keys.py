@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ca.keys.folder import KeyFolder
 from ca.keys.sealed import MAX_FILE_BYTES, seal, unseal
@@ -42,6 +43,17 @@ def test_what_was_sealed_is_unsealed_and_not_readable(machine: Wrapping, key: El
     assert unseal("a", content, machine).private_numbers() == key.private_numbers()
     assert _scalar(key) not in content
     assert len(content) < MAX_FILE_BYTES
+
+
+def test_an_ed25519_key_is_sealed_and_unsealed_and_its_kind_cannot_be_changed(machine: Wrapping) -> None:
+    key = Ed25519PrivateKey.generate()
+    content = seal("log", key, machine, os.urandom)
+    opened = unseal("log", content, machine)
+    assert isinstance(opened, Ed25519PrivateKey)
+    assert opened.sign(b"x") == key.sign(b"x")
+    assert key.private_bytes_raw() not in content
+    with pytest.raises(Invalid, match="is damaged: it does not decrypt"):
+        unseal("log", content.replace(b'"kind":"ed25519"', b'"kind":"ec-p256"'), machine)
 
 
 def test_every_flipped_bit_and_every_truncation_is_refused(machine: Wrapping, key: EllipticCurvePrivateKey) -> None:

@@ -11,8 +11,10 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 
 from ca.keys.port import KeyStore
-from ca.lifecycle import Status, waiting_for
+from ca.lifecycle import Status
 from trustfed.cluster.admin_parts import AdminParts, Reason, actor, answered, body_of, record
+from trustfed.cluster.approvals import CacertsAbandon, CacertsBegin, CacertsConfirmed, missing_external
+from trustfed.cluster.approvals_admin import asked
 from trustfed.cluster.foreign.holdings import Holdings
 from trustfed.cluster.istio_ca import external, legacy
 from trustfed.cluster.istio_ca.state import External
@@ -27,11 +29,18 @@ class Begin(msgspec.Struct, forbid_unknown_fields=True):
     twin: bytes  # DER, base64
     leaf_seconds: int
     reason: str
+    break_glass: bool = False
 
 
 class Anchored(msgspec.Struct, forbid_unknown_fields=True):
     confirmed: bool = False
     reason: str = ""
+    break_glass: bool = False
+
+
+class Abandon(msgspec.Struct, forbid_unknown_fields=True):
+    reason: str = ""
+    break_glass: bool = False
 
 
 class LegacyAdd(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,63 +60,53 @@ def istio_paths(
     holdings = Holdings()
 
     def missing(state: ClusterState) -> tuple[str, ...]:
-        """Who has not got the one that follows; the root's signature plays no part for an external one."""
-        now = parts.clock.now()
-        following = external.course(state, (), now).following
-        if not following:
-            return ()
-        return waiting_for(state.authorities[following], parts.consumers(now), parts.lifecycle, now)
+        return missing_external(state, parts)
 
-    def shown() -> Response:
+    def shown() -> dict[str, Any]:
         state, now = parts.fold.state, parts.clock.now()
-        return answered(_status(state, external.course(state, missing(state), now), own_envelope()))
+        return _status(state, external.course(state, missing(state), now), own_envelope())
 
     @app.get("/cacerts")
     async def status() -> Response:
-        return shown()
+        return answered(shown())
 
     @app.post("/cacerts")
     async def begun(request: Request) -> Response:
         said = await body_of(request, Begin)
-        await record(
-            parts,
-            request,
-            lambda s: external.prepare(s, said.id, said.twin, said.leaf_seconds, said.reason, parts.clock.now()),
-            said.reason,
-        )
-        return shown()
+        body = CacertsBegin(said.id, said.twin, said.leaf_seconds, said.reason)
+        return await asked(parts, request, body, said.reason, said.break_glass, shown)
 
     @app.post("/cacerts/{id_}/anchored")
     async def anchored(id_: str, request: Request) -> Response:
         said = await body_of(request, Anchored)
-        if said.confirmed and not said.reason.strip():
-            raise Invalid(
-                "to pass over a wait needs a reason", hint='--reason "istioctl proxy-config secret shows both"'
-            )
+        if said.confirmed:
+            if not said.reason.strip():
+                raise Invalid(
+                    "to pass over a wait needs a reason", hint='--reason "istioctl proxy-config secret shows both"'
+                )
+            return await asked(parts, request, CacertsConfirmed(id_), said.reason, said.break_glass, shown)
         now = parts.clock.now()
-        await record(parts, request, lambda s: external.anchored(s, id_, missing(s), said.confirmed, now), said.reason)
-        return shown()
+        await record(parts, request, lambda s: external.anchored(s, id_, missing(s), False, now), said.reason)
+        return answered(shown())
 
     @app.post("/cacerts/{id_}/exported")
     async def exported(id_: str, request: Request) -> Response:
         said = await body_of(request, Reason)
         now = parts.clock.now()
         await record(parts, request, lambda s: external.exported(s, id_, missing(s), now), said.reason)
-        return shown()
+        return answered(shown())
 
     @app.post("/cacerts/{id_}/swapped")
     async def swapped(id_: str, request: Request) -> Response:
         said = await body_of(request, Reason)
         now = parts.clock.now()
         await record(parts, request, lambda s: external.swapped(s, id_, now), said.reason)
-        return shown()
+        return answered(shown())
 
     @app.post("/cacerts/{id_}/abandon")
     async def abandoned(id_: str, request: Request) -> Response:
-        said = await body_of(request, Reason)
-        now = parts.clock.now()
-        await record(parts, request, lambda s: external.abandon(s, id_, said.reason, now), said.reason)
-        return shown()
+        said = await body_of(request, Abandon)
+        return await asked(parts, request, CacertsAbandon(id_, said.reason), said.reason, said.break_glass, shown)
 
     @app.get("/legacy")
     async def listed() -> Response:

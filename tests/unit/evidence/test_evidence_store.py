@@ -1,0 +1,236 @@
+"""evidence.db follows a ledger, outlives crashes, is made anew when it must be, and tells what changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.clocks import ManualClock
+from tests.fakes.ledger_script import DAY, HOUR, LedgerScript, ms
+from trustfed.errors import Invalid
+from trustfed.evidence import store as stores
+from trustfed.evidence import tables
+from trustfed.evidence.definition import DEFINITION, Definition
+from trustfed.evidence.engine import recount
+from trustfed.evidence.figures import Figures, Window, figures
+from trustfed.evidence.model import COUNTS, Outcome
+from trustfed.evidence.store import ChangedRows, EvidenceStore
+from trustfed.journal.events import Fact
+from trustfed.journal.memory import MemoryLedger
+from trustfed.journal.sqlite import open_store
+from trustfed.runtime.timestamps import to_ms
+
+BEGIN = ms("2027-01-01 00:00")
+WINDOW = Window(BEGIN, BEGIN + 3 * DAY)
+DOMAIN = "prod.example"
+
+
+def a_few_days() -> list[Fact]:
+    """Two that renew, and one that stops after a day."""
+    script = LedgerScript()
+    for name in ("one", "two"):
+        script.instance(name).renew_every(BEGIN, BEGIN + 3 * DAY, 12 * HOUR)
+    script.instance("stopped").renew_every(BEGIN, BEGIN + DAY, 12 * HOUR)
+    step = {"kind": "jwt", "step": "activated", "not_before": BEGIN // 1000, "not_after": BEGIN // 1000 + 86_400}
+    script.record(BEGIN, "authority.step", "J1", {"authority": "J1", **step})
+    script.record(BEGIN, "probe.up", "sign", {"probe": "sign", "at": BEGIN})
+    return script.facts()
+
+
+def clock_at(at: int) -> ManualClock:
+    return ManualClock(datetime.fromtimestamp(at / 1000, UTC))
+
+
+async def filled(facts: Iterable[Fact]) -> MemoryLedger:
+    ledger = MemoryLedger()
+    await ledger.append(list(facts))
+    return ledger
+
+
+async def opened(path: Path, ledger: MemoryLedger, at: int, definition: Definition = DEFINITION) -> EvidenceStore:
+    return await EvidenceStore.open(path, ledger, DOMAIN, clock_at(at), definition)
+
+
+def from_scratch(facts: list[Fact], at: int) -> Figures:
+    counted = recount(DOMAIN, enumerate(facts, start=1), at)
+    few = counted.obligations.values()
+    return figures(counted.counters, few, counted.probes, WINDOW, at, trust_domain=DOMAIN)
+
+
+async def everything(
+    store: EvidenceStore, limit: int = 500
+) -> tuple[dict[tuple[str, int], list[int]], list[ChangedRows]]:
+    """What a follower holds that asks until there is nothing new."""
+    held: dict[tuple[str, int], list[int]] = {}
+    told, cursor = [], 0
+    while (rows := await store.changed_since(cursor, limit)).cursor != cursor:
+        if rows.whole:
+            held.clear()
+        held.update({(class_, bucket): counts for class_, bucket, counts in rows.counters})
+        cursor = rows.cursor
+        told.append(rows)
+    return held, told
+
+
+async def test_it_says_what_the_facts_say(tmp_path: Path) -> None:
+    facts, at = a_few_days(), BEGIN + 4 * DAY
+    store = await opened(tmp_path, await filled(facts), at)
+    try:
+        assert await store.figures(WINDOW) == from_scratch(facts, at)
+        assert (await store.figures(WINDOW)).classes["leaf"].headline == round(11 / 12, 6)
+        with pytest.raises(Invalid, match="has no figures"):
+            await store.figures(Window(BEGIN + 1, BEGIN + DAY))
+    finally:
+        await store.close()
+
+
+async def test_it_follows_the_ledger_on_disk_beside_it(tmp_path: Path) -> None:
+    facts, at = a_few_days(), BEGIN + 4 * DAY
+    disk = open_store(tmp_path)
+    try:
+        await disk.ledger.append(facts)
+        store = await EvidenceStore.open(tmp_path, disk.ledger, DOMAIN, clock_at(at))
+        try:
+            assert await store.figures(WINDOW) == from_scratch(facts, at)
+        finally:
+            await store.close()
+    finally:
+        await disk.close()
+
+
+async def test_killed_at_any_moment_it_goes_on_from_what_it_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "BATCH", 4)
+    monkeypatch.setattr(stores, "SAVE_FACTS", 7)
+    facts, ledger = a_few_days(), MemoryLedger()
+    for cut in range(0, len(facts), 5):
+        await ledger.append(facts[cut : cut + 5])
+        store = await opened(tmp_path, ledger, facts[min(cut + 4, len(facts) - 1)].at)
+        await store._database.close()  # and nothing else: as a kill -9 leaves it
+    store = await opened(tmp_path, ledger, BEGIN + 4 * DAY)
+    try:
+        assert await store.figures(WINDOW) == from_scratch(facts, BEGIN + 4 * DAY)
+    finally:
+        await store.close()
+
+
+async def test_deleted_or_of_another_definition_it_is_made_anew(tmp_path: Path) -> None:
+    facts, at = a_few_days(), BEGIN + 4 * DAY
+    ledger = await filled(facts)
+    store = await opened(tmp_path, ledger, at)
+    first = store.store_id
+    await store.close()
+    (tmp_path / "evidence.db").unlink()
+    store = await opened(tmp_path, ledger, at)
+    second = store.store_id
+    assert await store.figures(WINDOW) == from_scratch(facts, at)
+    await store.close()
+    stricter = Definition(on_time_permille=501)
+    store = await opened(tmp_path, ledger, at, stricter)
+    try:
+        assert len({first, second, store.store_id}) == 3
+        assert (await store.figures(WINDOW)).definition == stricter.hash
+    finally:
+        await store.close()
+
+
+async def test_a_damaged_file_is_put_aside_and_a_foreign_one_refused(tmp_path: Path) -> None:
+    facts, at = a_few_days(), BEGIN + 4 * DAY
+    ledger = await filled(facts)
+    (tmp_path / "evidence.db").write_bytes(b"\x00garbage" * 1000)
+    (tmp_path / "evidence.db").chmod(0o600)
+    (tmp_path / "evidence.state").write_bytes(b"\xff" * 100)
+    store = await opened(tmp_path, ledger, at)
+    assert await store.figures(WINDOW) == from_scratch(facts, at)
+    await store.close()
+    assert (tmp_path / "evidence.db.damaged").exists()
+
+
+async def test_a_follower_learns_what_changed_and_resumes(tmp_path: Path) -> None:
+    facts, ledger = a_few_days(), MemoryLedger()
+    half = len(facts) // 2
+    await ledger.append(facts[:half])
+    clock = clock_at(facts[half].at)
+    store = await EvidenceStore.open(tmp_path, ledger, DOMAIN, clock)
+    news: list[int] = []
+    store.on_change(lambda: news.append(1))
+    try:
+        held, told = await everything(store, limit=2)
+        assert told[0].whole and not any(rows.whole for rows in told[1:])
+        cursor = told[-1].cursor
+        await ledger.append(facts[half:])
+        await clock.advance((BEGIN + 4 * DAY) / 1000 - to_ms(clock.now()) / 1000)
+        await store.follow()
+        assert news
+        rows = await store.changed_since(cursor, 500)
+        held.update({(class_, bucket): counts for class_, bucket, counts in rows.counters})
+        assert held == (await everything(store))[0]
+        assert [(it.instance, it.outcome) for it in rows.failed if it.outcome in (Outcome.LATE, Outcome.EXPIRED)][:1]
+        place = COUNTS.index("on_time")
+        assert sum(counts[place] for (class_, _), counts in held.items() if class_ == "leaf") == 11
+    finally:
+        await store.close()
+
+
+async def test_old_buckets_join_and_late_followers_are_told_everything_anew(tmp_path: Path) -> None:
+    facts, ledger = a_few_days(), MemoryLedger()
+    await ledger.append(facts)
+    clock = clock_at(BEGIN + 3 * DAY)
+    store = await EvidenceStore.open(tmp_path, ledger, DOMAIN, clock)
+    try:
+        early = (await store.changed_since(0, 1)).cursor
+        before = await store.figures(WINDOW)
+        for days in (5, 40):
+            await clock.advance(days * DAY / 1000)
+            await store.follow()
+            after = await store.figures(Window(BEGIN, BEGIN + 60 * DAY))
+            assert after.classes["leaf"].counts["due"] == 14
+        assert before.classes["leaf"].counts["due"] == 12
+        widths = await store.read(lambda it: [row[0] for row in it.execute("SELECT DISTINCT width FROM counters")])
+        assert widths == [tables.DAY_MS]
+        assert (await store.changed_since(early, 500)).whole
+        assert not (await store.changed_since((await store.changed_since(early, 500)).cursor, 500)).whole
+    finally:
+        await store.close()
+
+
+async def test_it_follows_by_itself(tmp_path: Path) -> None:
+    facts, ledger = a_few_days(), MemoryLedger()
+    clock = clock_at(BEGIN + 4 * DAY)
+    store = await EvidenceStore.open(tmp_path, ledger, DOMAIN, clock)
+    task = asyncio.create_task(store.run())
+    try:
+        await ledger.append(facts)
+        async with asyncio.timeout(20):
+            while store.position < len(facts):
+                await clock.advance(1)
+                await asyncio.sleep(0.01)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await store.close()
+
+
+async def test_stopped_in_the_midst_it_saves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "BATCH", 3)
+    facts, ledger = a_few_days(), MemoryLedger()
+    store = await EvidenceStore.open(tmp_path, ledger, DOMAIN, clock_at(BEGIN + 4 * DAY))
+    await ledger.append(facts)
+    task = asyncio.create_task(store.follow())
+    while store.position == 0:
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert 0 < store.position < len(facts)
+    await store.close()
+    assert (tmp_path / "evidence.state").exists()
+    store = await opened(tmp_path, ledger, BEGIN + 4 * DAY)
+    try:
+        assert await store.figures(WINDOW) == from_scratch(facts, BEGIN + 4 * DAY)
+    finally:
+        await store.close()

@@ -1,0 +1,223 @@
+"""Packs that are whole, signed and false: made by somebody who has all the keys, or who goes on where another one stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.fakes.domain import new_key
+from tests.fakes.evidence_house import NAME, WINDOW, EvidenceHouse, lived
+from tests.unit.evidence_pack.test_packs import World, ours, theirs, write
+from trustfed.evidence import pack_export
+from trustfed.evidence.definition import DEFINITION, Definition
+from trustfed.evidence.model import COUNTS
+from trustfed.evidence.pack import Unreadable
+from trustfed.evidence.pack_export import Scope, export
+from trustfed.evidence.pack_figures import rate
+from trustfed.evidence.pack_verify import Outcome
+from trustfed.federation.envelope import PublicationKey
+from trustfed.journal.events import Fact
+
+SCOPE = Scope(*WINDOW, 7_200_000)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("packs"))
+
+
+@pytest.fixture(scope="module")
+def shed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("auditor")
+    (folder / "verify.py").write_bytes(world.members()["verify.py"])
+    return folder
+
+
+def refused(pack: Path, shed: Path, trust: bytes, code: str) -> None:
+    """Both name the fault."""
+    verdict = ours(pack, trust)
+    assert verdict.outcome is Outcome.FAILED
+    assert code in {fault.code for fault in verdict.faults}, verdict.faults
+    exit_code, said = theirs(pack, shed, trust)
+    assert (exit_code, f"FAILS  {code}" in said) == (1, True), said
+
+
+def trust_of(house: EvidenceHouse) -> bytes:
+    return f"{house.vkey.text}\n{house.hub_vkey.text}\n{house.publication.fingerprint}\n".encode()
+
+
+def test_who_goes_on_with_a_true_journal_under_keys_of_their_own_is_refused(tmp_path: Path, shed: Path) -> None:
+    async def forge() -> bytes:
+        house = await lived(tmp_path / "store")
+        real = await house.checkpoint()
+        house._log, house._hub = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+        house._publication = new_key()
+        house.publication = PublicationKey.of(house._publication.public_key())
+        key = base64.b64encode(house.publication.spki).decode()
+        await house.decide("cluster.keyed", trust_domain=NAME, publication_key=key)
+        await export(house, SCOPE, DEFINITION, tmp_path / "false.pack", now_ms=house.at)
+        await house.close()
+        return real
+
+    trust = asyncio.run(forge())
+    refused(tmp_path / "false.pack", shed, trust, "key")
+
+
+def test_a_cosigner_of_the_same_name_is_not_the_one_that_is_trusted(world: World, shed: Path) -> None:
+    refused(world.other, shed, world.keys.splitlines()[1], "cosignature")
+
+
+def _kinder(monkeypatch: pytest.MonkeyPatch) -> Definition:
+    return Definition(on_time_permille=999, unknown_grace_ms=400 * 86_400_000)
+
+
+def _later(monkeypatch: pytest.MonkeyPatch) -> Definition:
+    _range(monkeypatch, lambda sizes: (sizes[len(sizes) // 2], sizes[-1]))
+    return DEFINITION
+
+
+def _sooner(monkeypatch: pytest.MonkeyPatch) -> Definition:
+    _range(monkeypatch, lambda sizes: (sizes[0], sizes[len(sizes) // 2]))
+    return DEFINITION
+
+
+def _range(monkeypatch: pytest.MonkeyPatch, choose: Callable[[list[int]], tuple[int, int]]) -> None:
+    honest = pack_export._range
+
+    def chosen(cuts: Any, scope: Scope, first: int) -> tuple[int, int]:
+        begin, end = honest(cuts, scope, first)
+        return choose([size for _, size in cuts if begin <= size <= end])
+
+    monkeypatch.setattr(pack_export, "_range", chosen)
+
+
+@pytest.mark.parametrize(("change", "code"), [(_kinder, "definition"), (_later, "scope"), (_sooner, "scope")])
+def test_who_has_all_keys_cannot_choose_the_metric_or_the_facts(
+    change: Callable[[pytest.MonkeyPatch], Definition],
+    code: str,
+    tmp_path: Path,
+    shed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def forge() -> bytes:
+        house = await lived(tmp_path / "store")
+        await export(house, SCOPE, change(monkeypatch), tmp_path / "false.pack", now_ms=house.at)
+        await house.close()
+        return trust_of(house)
+
+    trust = asyncio.run(forge())
+    refused(tmp_path / "false.pack", shed, trust, code)
+
+
+STEP = {
+    "authority": "a9",
+    "kind": "x509",
+    "not_before": 1,
+    "not_after": 9,
+    "forced": False,
+    "missing": [],
+    "retires": "",
+}
+UNDECIDED: dict[str, dict[str, Any]] = {
+    "a step that nobody took": {"kind": "authority.step", "body": {**STEP, "step": "activated", "journal": 1}},
+    "a step dated back": {
+        "kind": "authority.step",
+        "decided": "authority.activated",
+        "body": {**STEP, "step": "activated"},
+    },
+    "an unforced step": {
+        "kind": "authority.step",
+        "decided": "authority.activated",
+        "body": {**STEP, "step": "activated"},
+    },
+    "a command that nobody gave": {
+        "kind": "rotation.forced",
+        "body": {"authorities": ["a"], "entries": [], "deadline": 1 << 50, "journal": 1},
+    },
+    "a deadline before the command": {
+        "kind": "rotation.forced",
+        "decided": "authority.reissued",
+        "body": {"authorities": ["a9"], "entries": [], "deadline": 1},
+    },
+    "an end where an entry began": {"kind": "entry.ended", "decided": "entry.put", "body": {"entry": "a9"}},
+    "an end dated back": {"kind": "entry.ended", "decided": "entry.deleted", "body": {"entry": "a9"}},
+}
+
+
+@pytest.mark.parametrize("name", UNDECIDED)
+def test_facts_that_mirror_no_decision_are_named_by_both(name: str, tmp_path: Path, shed: Path) -> None:
+    said = UNDECIDED[name]
+
+    async def forge() -> bytes:
+        house = await lived(tmp_path / "store", minutes=400)
+        body = {"at": house.at, **said["body"]}
+        if "decided" in said:
+            forced = name == "an unforced step"
+            body["journal"] = await house.decide(said["decided"], id="a9", forced=forced, retires="", missing=[])
+        if name.endswith("dated back"):
+            body["at"] -= 3_600_000
+        await house.store.ledger.append([Fact(house.at, said["kind"], "a9", body)])
+        await house._cut()
+        await export(
+            house,
+            Scope(WINDOW[0], WINDOW[0] + 300_000, 7_200_000),
+            DEFINITION,
+            tmp_path / "false.pack",
+            now_ms=house.at,
+        )
+        await house.close()
+        return trust_of(house)
+
+    trust = asyncio.run(forge())
+    refused(tmp_path / "false.pack", shed, trust, "mirror")
+
+
+@pytest.mark.parametrize("odd", ["twice", "link", "sparse"])
+def test_members_that_two_readers_could_read_otherwise_are_refused(
+    odd: str, world: World, shed: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "odd.pack", "w", format=tarfile.GNU_FORMAT) as archive:
+        for name, data in world.members().items():
+            info = tarfile.TarInfo(name)
+            if name == "manifest.json" and odd == "twice":
+                info.size = 2
+                archive.addfile(info, io.BytesIO(b"{}"))
+            if name == "README.txt" and odd == "link":
+                info.type, info.linkname = tarfile.LNKTYPE, "keys.json"
+            if name == "README.txt" and odd == "sparse":
+                info.type = tarfile.GNUTYPE_SPARSE
+            info.size = len(data) if info.type != tarfile.LNKTYPE else 0
+            archive.addfile(info, io.BytesIO(data) if info.size else None)
+    with pytest.raises(Unreadable):
+        ours(tmp_path / "odd.pack", world.keys)
+    assert theirs(tmp_path / "odd.pack", shed, world.keys)[0] == 1
+
+
+def test_what_goes_on_behind_a_segments_end_is_refused(world: World, shed: Path, tmp_path: Path) -> None:
+    members, name = world.members(), "journal/000001.ndjson.gz"
+    members[name] += gzip.compress(b'{"kind":"x","body":{}}\n')
+    refused(write(tmp_path / "two.pack", members), shed, world.keys, "journal")
+
+
+def test_names_in_a_pack_cannot_steer_the_terminal(world: World, shed: Path, tmp_path: Path) -> None:
+    members = {**world.members(), "x\x1b[2J\u202ey": b"x"}
+    said = theirs(write(tmp_path / "odd.pack", members), shed, world.keys)[1]
+    assert not {"\x1b", "\u202e"} & set(said)
+
+
+def test_a_rate_is_withheld_where_too_little_is_covered_or_little_there_is() -> None:
+    counts = {**dict.fromkeys(COUNTS, 0), "due": 1_000, "on_time": 900}
+    assert rate("leaf", counts, DEFINITION) == 0.9
+    assert rate("leaf", {**counts, "unused": 48}, DEFINITION) == round(900 / 952, 6)
+    assert rate("leaf", {**counts, "unused": 60}, DEFINITION) is None  # many that "nobody used" are no better figure
+    assert rate("leaf", {**counts, "unknown": 60}, DEFINITION) is None
+    assert rate("intermediate", counts, DEFINITION) is None

@@ -1,0 +1,40 @@
+"""The rules of rotation success, followed twice by programs that share nothing, give the same numbers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.fakes.evidence_facts import MINUTE, START, History
+from trustfed.evidence import auditor
+from trustfed.evidence.definition import DEFINITION
+from trustfed.evidence.pack import FORMAT, Manifest, Range
+from trustfed.evidence.pack_figures import computed
+
+BUCKET = 5 * MINUTE
+
+
+def both(history: History, as_of: int) -> tuple[Any, Any]:
+    """The counts by ours, and by the second verifier's."""
+    begin, end = START - START % BUCKET, START - START % BUCKET + 4_000 * MINUTE
+    manifest = Manifest(
+        FORMAT, "prod", begin, end, as_of, DEFINITION.hash, Range(1, 1), Range(1, len(history.facts)), ()
+    )
+    ours = computed(manifest, DEFINITION, enumerate(history.facts, start=1)).counts
+    fold = auditor.Fold(json.loads(DEFINITION.canonical()))
+    for position, fact in enumerate(history.facts, start=1):
+        fold.take(position, msgspec.to_builtins(fact))
+    return ours, fold.counts(begin, end, as_of)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_both_verifiers_count_the_same(seed: int) -> None:
+    history = History(seed)
+    last = history.facts[-1].at
+    for as_of in (last, last + 60 * MINUTE, last + 3_000 * MINUTE):
+        ours, theirs = both(history, as_of)
+        assert ours == theirs
+        assert sum(row["due"] for row in ours.values()) > 10

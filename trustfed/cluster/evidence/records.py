@@ -1,0 +1,131 @@
+"""The one way by which this room's facts enter the ledger, and what is already there (trustfed.cluster.evidence.folded).
+
+The ledger is the truth. `folded` follows each append at once; every few seconds it is saved together with a position below
+which nothing is missing in it. After an append whose end is not known, the ledger is read again before anything is added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from trustfed.cluster.evidence.folded import Folded
+from trustfed.cluster.evidence.kept import Kept
+from trustfed.errors import TrustfedError
+from trustfed.journal.events import Fact, RecordedFact
+from trustfed.runtime import logs
+from trustfed.runtime.clock import Clock
+
+log = logs.get("cluster.evidence")
+
+_SAVE_SECONDS = 2.0
+_READ = 1_000
+_POSITION = "position"
+
+
+class FactLog(Protocol):
+    """A ledger whose head is known (trustfed.journal.ports.Ledger)."""
+
+    @property
+    def first(self) -> int:
+        """The first position that is retained."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """The last durable position."""
+        ...
+
+    async def append(self, facts: Sequence[Fact]) -> None: ...
+
+    async def read(self, after: int, limit: int) -> list[RecordedFact]: ...
+
+    async def find(self, kind: str, key: str) -> list[Fact]: ...
+
+
+class Records:
+    """`await start()`, then `append`; `run` saves, and `close` saves once more."""
+
+    def __init__(self, ledger: FactLog, kept: Kept, clock: Clock) -> None:
+        self._ledger, self._kept, self._clock = ledger, kept, clock
+        self.folded = Folded()
+        self.began_ms = 0
+        """The ledger's last time when this process began."""
+        self._under_way: dict[object, int] = {}
+        self._doubt: int | None = None
+        self._saved_at = -1
+        self._turn = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Load what was saved, and fold what followed. Raises Unavailable, Corrupt."""
+        values = dict(self._kept.values)
+        position = int(values.pop(_POSITION, b"0"))
+        if position > self._ledger.position:  # another ledger, or one from a backup: what it says counts
+            log.warning("what was kept is ahead of the ledger: it is made anew", kept=position)
+            values, position = {}, 0
+        self.folded.load(values)
+        await self._read_from(max(position, self._ledger.first - 1))
+        self.began_ms = self.folded.last_at
+        await self.save()
+
+    async def append(self, facts: Sequence[Fact]) -> None:
+        """Record all facts or none, durable on return. Raises Unavailable: then it may have been recorded, and the next
+        append looks first.
+        """
+        await self.sure()
+        token = object()
+        self._under_way[token] = self._ledger.position
+        try:
+            await self._ledger.append(facts)
+        except BaseException:
+            begun = self._under_way[token]
+            self._doubt = begun if self._doubt is None else min(begun, self._doubt)
+            raise
+        finally:
+            del self._under_way[token]
+        for fact in facts:
+            self.folded.take(fact)
+
+    async def sure(self) -> None:
+        """Know what is on record, also after an append that failed. Raises Unavailable."""
+        if self._doubt is None:
+            return
+        async with self._turn:
+            if (doubt := self._doubt) is not None:
+                await self._read_from(doubt)
+                self._doubt = None
+
+    async def find(self, kind: str, key: str) -> list[Fact]:
+        """See Ledger."""
+        return await self._ledger.find(kind, key)
+
+    async def run(self) -> None:
+        """Save every few seconds; ends only when cancelled."""
+        while True:
+            await self._clock.sleep(_SAVE_SECONDS)
+            try:
+                await self.save()
+            except TrustfedError as error:
+                log.error("what is known of the ledger is not saved", error=error.message, hint=error.hint)
+
+    async def save(self) -> None:
+        """Save what changed, with the position up to which nothing is missing."""
+        pending = [*self._under_way.values(), *([] if self._doubt is None else [self._doubt])]
+        position = min(pending, default=self._ledger.position)
+        if position == self._saved_at:
+            return
+        names, self.folded.dirty = self.folded.dirty | {"rest"}, set()
+        changes = {**self.folded.saved(names), _POSITION: b"%d" % position}
+        try:
+            await self._kept.save(changes)
+        except BaseException:
+            self.folded.dirty |= names
+            raise
+        self._saved_at = position
+
+    async def _read_from(self, position: int) -> None:
+        while records := await self._ledger.read(position, _READ):
+            for record in records:
+                self.folded.take(record.fact)
+            position = records[-1].position
