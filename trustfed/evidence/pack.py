@@ -34,6 +34,8 @@ FORMAT = "trustfed-evidence-pack/1"
 MANIFEST, DEFINITION, KEYS, CHECKPOINT = "manifest.json", "definition.json", "keys.json", "checkpoint"
 OPENING, FIGURES, SECOND, README = "opening.json", "figures.json", "verify.py", "README.txt"
 SINGLE = (DEFINITION, KEYS, CHECKPOINT, OPENING, FIGURES, SECOND, README)
+CUT = "log.checkpoint"
+"""The kind of the journal's events that are checkpoints of the ledger."""
 SEGMENT = 65_536
 MAX_SINGLE = 16 << 20
 MAX_MEMBERS = 100_000

@@ -24,14 +24,13 @@ import msgspec
 from trustfed.errors import Conflict, Invalid
 from trustfed.evidence import pack
 from trustfed.evidence.definition import Definition
-from trustfed.evidence.pack import SEGMENT, Keys, Manifest, Member, Range, segment_name
+from trustfed.evidence.pack import CUT, SEGMENT, Keys, Manifest, Member, Range, segment_name
 from trustfed.evidence.pack_figures import Window
 from trustfed.journal.events import RecordedFact
 from trustfed.journal.merkle.checkpoint import origin_of, peek_checkpoint
 from trustfed.journal.merkle.ranges import Subtree
 from trustfed.journal.ports import MAX_READ, Journal, Ledger
 
-CUT = "log.checkpoint"
 _LEVEL = 1  # of compression: six times smaller already, and an export is read more often than kept
 
 

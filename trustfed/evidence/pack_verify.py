@@ -25,7 +25,8 @@ import msgspec
 from trustfed.errors import TrustfedError
 from trustfed.evidence import mirrored, pack
 from trustfed.evidence.definition import DEFINITION, Definition, read_definition
-from trustfed.evidence.pack import Keys, Reader
+from trustfed.evidence.facts import ISSUED
+from trustfed.evidence.pack import CUT, Keys, Reader
 from trustfed.evidence.pack_figures import PackFigures, computed
 from trustfed.evidence.rules import SLOT_CLASS
 from trustfed.evidence.trust import Trust
@@ -39,7 +40,6 @@ from trustfed.journal.merkle.ranges import CompactRange, levels_of
 from trustfed.journal.merkle.vkey import parse_vkey
 from trustfed.spiffe.ids import TrustDomain
 
-CUT, ISSUED = "log.checkpoint", "x509.issued"
 _EVENT, _FACT = msgspec.json.Decoder(Event), msgspec.json.Decoder(Fact)
 Progress = Callable[[str, int, int], None]
 """Called with what is read, how many entries were, and how many there are."""
