@@ -17,7 +17,7 @@ venv: .venv/.installed  ## make .venv/ with every locked dependency
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing locked dependencies into .venv (once, about a minute) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/all.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 	@touch $@
 
 run: venv  ## the whole story: hub, two clusters, agents, workloads; Ctrl-C stops everything
@@ -28,7 +28,7 @@ run: venv  ## the whole story: hub, two clusters, agents, workloads; Ctrl-C stop
 	@touch $@
 
 test: venv lint .venv/.parts  ## lint, types, architecture, and every test
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
 
 lint: venv  ## ruff, mypy --strict, import order
 	@$(BIN)/ruff check .

@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from agent import addresses, enrolment
-from agent.identity import Node, NodeIdentity
+from agent import addresses
+from agent.home_look import HomeLook
+from agent.identity import Node
 from agent.intake import Intake, domain_of, level_of
 from agent.link import SERVICE, Link
 from agent.rotation import Chance
@@ -40,7 +41,6 @@ log = logs.get("agent.sync")
 
 CONNECT_SECONDS = 5.0
 HELLO_SECONDS = 10.0
-HOME_SECONDS = 10.0
 HEARTBEAT_SECONDS = 15.0
 SILENCE_SECONDS = 45.0
 FIRST_WAIT = 0.5
@@ -120,7 +120,7 @@ class Sync:
         self._coming = ""
         self._hello_of_cluster = pb.ClusterHello()
         self._lacking = False
-        self._refreshing: asyncio.Task[NodeIdentity] | None = None
+        self._home = HomeLook(node)
         self._dialled = False
         self._connected = registry.gauge("agent_cluster_connected", "1 while the stream from the cluster is up")
 
@@ -159,7 +159,7 @@ class Sync:
                 log.warning("stream from the cluster ended", error=error.message, hint=error.hint)
             self.status.error, self.status.hint = error.message, error.hint
             if _mistrust(error):
-                await self._refresh_home()
+                await self._home.refresh()
             if self._dialled and not self._link.failed():  # the next address, not by all nodes at once
                 if served:
                     await self._clock.sleep(FIRST_WAIT * self._chance())
@@ -357,29 +357,6 @@ class Sync:
         self._store.ban(reason[:200])
         self.status.position = 0
         self._followers.urgent()
-
-    async def _refresh_home(self) -> None:
-        """The server did not fit the home bundle held: this node may have been away while its authorities changed.
-
-        One look at the doors at a time, in a thread; where it takes long, it ends beside the next session.
-        """
-        looking = self._refreshing
-        if looking is None:
-            looking = asyncio.create_task(asyncio.to_thread(enrolment.refresh, self._node.identity))
-            self._refreshing = looking
-        try:
-            async with asyncio.timeout(HOME_SECONDS):
-                fresh = await asyncio.shield(looking)
-            if fresh.home.level > self._node.identity.home.level:
-                await self._node.adopt(lambda present: replace(present, home=fresh.home))
-                log.info("home bundle refreshed from the cluster's door", sequence=fresh.home.level.sequence)
-        except TimeoutError:
-            log.warning("home bundle not refreshed", error=f"no door answered within {HOME_SECONDS:.0f} s")
-        except TrustfedError as error:
-            log.warning("home bundle not refreshed", error=error.message, hint=error.hint)
-        finally:
-            if looking.done():
-                self._refreshing = None
 
     def _let_go(self, channel: VerifiedChannel) -> None:
         self._link.use(None)

@@ -43,12 +43,13 @@ EXAMPLES = """\
 examples:
   python -m bench                                   every figure of trustfed
   python -m bench --only workload,memory --seconds 5
+  python -m bench --only evidence                   ledger, reports, packs and the dashboard
   python -m bench --json bench.json
   TRUSTFED_SPIRE_SERVER=…/spire-server TRUSTFED_SPIRE_AGENT=…/spire-agent python -m bench
                                                     the same of SPIRE, in turn with trustfed, and ratios
   … python -m bench --products spire                SPIRE alone
 
-A whole run takes about 7 minutes for one product and 12 for two. Everything listens on loopback or Unix sockets in a
+A whole run takes about 12 minutes for one product and 17 for two. Everything listens on loopback or Unix sockets in a
 temporary directory, and is stopped at the end. Close other programs: the figures are those of a quiet machine.
 """
 

@@ -74,6 +74,11 @@ class Run:
         self.seconds, self.rounds = seconds, rounds
         self._begun = time.monotonic()
 
+    def own(self, group: str, name: str, unit: str, value: float, *, more: bool = False) -> None:
+        """A figure that is taken of trustfed alone."""
+        self.report.add("trustfed", group, name, unit, value, more=more)
+        self.progress(f"{name}: {value:,.2f} {unit}")
+
     def progress(self, text: str) -> None:
         print(f"[{time.monotonic() - self._begun:5.0f} s] {text}", file=sys.stderr, flush=True)
 

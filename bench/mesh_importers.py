@@ -30,8 +30,8 @@ from tests.fakes.mesh_world import signed, told
 from tests.fakes.world import DomainWorld
 from tests.system.hub_world import Cluster, HubProcess
 from trustfed.cluster import events as e
-from trustfed.cluster import fold as folding
 from trustfed.cluster.callers import Callers
+from trustfed.cluster.fold import cluster_fold
 from trustfed.cluster.mesh.config import MeshConfig
 from trustfed.cluster.mesh.events import FeedAllowed, LocalSeen, MeshPut
 from trustfed.cluster.mesh.feed_door import FeedDoor
@@ -46,7 +46,6 @@ from trustfed.hub.rpc import SERVICE
 from trustfed.journal.events import TypedEvent
 from trustfed.journal.fold import Fold
 from trustfed.journal.memory import MemoryJournal, MemorySnapshots
-from trustfed.journal.table import decode_state, encode_state
 from trustfed.proto import federation_pb2 as fed
 from trustfed.proto import mesh_pb2 as pb
 from trustfed.runtime.clock import SystemClock
@@ -85,15 +84,8 @@ class Importer:
     def __init__(self, cluster: Cluster, world: DomainWorld) -> None:
         self._cluster, self._world, self.name = cluster, world, cluster.domain.trust_domain.name
         self._clock, self._registry, self._heard = SystemClock(), Registry(), 0.0
-        self._fold: Fold[ClusterState] = Fold(
-            MemoryJournal(),
-            MemorySnapshots(),
-            ClusterState(domain=Domain("i", self.name, "k", b"")),
-            folding.apply,
-            e.CODEC,
-            encode_state,
-            lambda data: decode_state(data, ClusterState),
-            folding.SCHEMA,
+        self._fold: Fold[ClusterState] = cluster_fold(
+            MemoryJournal(), MemorySnapshots(), ClusterState(domain=Domain("i", self.name, "k", b""))
         )
         self.state: State | None = None
 

@@ -24,6 +24,7 @@ ONE_BY_ONE = (
     "propagation",
     "apart",
     "store",
+    "evidence",
 )  # groups whose samples are single events: the worst one is shown too
 
 

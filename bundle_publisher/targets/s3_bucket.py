@@ -11,6 +11,7 @@ from typing import Any
 
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
+from botocore.handlers import add_expect_header
 
 from bundle_publisher.targets.port import MAX_DOCUMENT, Document, Stored
 from bundle_publisher.targets.s3_access import S3Access
@@ -37,6 +38,8 @@ class Bucket:
                 verify=str(access.ca) if access.ca else None,
                 config=config,
             )
+            # Asked for "100 Continue", the SDK reads on without end, as fast as it can, where a store breaks off within it.
+            self._client.meta.events.unregister("before-call.s3", add_expect_header)
 
     def get(self, name: str) -> Stored | None:
         """The newest version, or None."""

@@ -184,30 +184,16 @@ async def cut(
     key_ids = await _key_ids(signer, names)
 
     versions = [above, *(top.targets.signed.version for top in before)]
-    targets = kept.targets if kept else None
-    if (
-        kept is not None
-        and targets is not None
-        and targets.signed.delegations == delegations
-        and _stays(targets.signed, versions, now)
-    ):
-        targets_data = kept.targets_data
-    else:
+    targets, targets_data = (kept.targets, kept.targets_data) if kept else (None, b"")
+    if targets is None or targets.signed.delegations != delegations or not _stays(targets.signed, versions, now):
         new_targets = Targets(next_version(now, *versions), None, now + LIFE, {}, delegations)
         targets_data = await _sign(new_targets, "targets", signer, names, key_ids)
         targets = await asyncio.to_thread(parse, targets_data, Targets, "targets")
     meta["targets.json"] = described(targets_data, targets.signed.version)
 
     versions = [above, *(top.snapshot.signed.version for top in before)]
-    snapshot = kept.snapshot if kept else None
-    if (
-        kept is not None
-        and snapshot is not None
-        and snapshot.signed.meta == meta
-        and _stays(snapshot.signed, versions, now)
-    ):
-        snapshot_data = kept.snapshot_data
-    else:
+    snapshot, snapshot_data = (kept.snapshot, kept.snapshot_data) if kept else (None, b"")
+    if snapshot is None or snapshot.signed.meta != meta or not _stays(snapshot.signed, versions, now):
         new_snapshot = Snapshot(next_version(now, *versions), None, now + LIFE, meta)
         snapshot_data = await _sign(new_snapshot, "snapshot", signer, names, key_ids)
         snapshot = await asyncio.to_thread(parse, snapshot_data, Snapshot, "snapshot")

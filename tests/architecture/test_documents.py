@@ -117,7 +117,7 @@ def test_commands_of_the_documents_are_commands(path: Path) -> None:
     """Every trustfed command that a document shows is understood, options and all; `code` in a text at least by name."""
     for line in _trustfed_lines(path):
         _understood(line, path)
-    for noun, verb in re.findall(r"`trustfed ([a-z]+) ([a-z0-9]+)", _without_fences(text(path))):
+    for noun, verb in re.findall(r"`trustfed ([a-z]+) ([a-z0-9]+(?:-[a-z0-9]+)*)", _without_fences(text(path))):
         assert noun in NOUNS, f"{path}: trustfed {noun}"
         command = load(noun)
         assert verb in getattr(command, "commands", {verb: None}), f"{path}: trustfed {noun} {verb}"

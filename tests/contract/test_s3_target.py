@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -301,6 +302,21 @@ async def test_a_server_that_fails_is_unavailable_within_the_time_and_nothing_is
         await proxy.hang_up()
         held = await S3Target(reach(endpoint=proxy.url)).read(NAME)
         assert held is not None and held.data in (b"one" * 100, b"two" * 100)  # whole: the old or the new
+
+
+async def test_a_store_that_breaks_off_within_its_100_continue_keeps_no_thread(reach: Reach) -> None:
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 100 Continue\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(break_off, "127.0.0.1", 0) as server:
+        url = "http://{}:{}".format(*server.sockets[0].getsockname())
+        with pytest.raises(Unavailable):
+            await S3Target(reach(bucket="breaks-off", endpoint=url, seconds=0.4)).write(Document(NAME, b"one"), None)
+    left = [thread for thread in threading.enumerate() if "breaks-off" in thread.name]
+    await asyncio.gather(*(asyncio.to_thread(thread.join, 5) for thread in left))
+    assert not any(thread.is_alive() for thread in left)
 
 
 async def test_through_every_failure_the_newest_is_there_in_the_end(reach: Reach) -> None:

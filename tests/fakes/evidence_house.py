@@ -28,6 +28,7 @@ from trustfed.journal.merkle.checkpoint import Checkpoint
 from trustfed.journal.merkle.vkey import COSIGNATURE, Vkey, vkey_of
 from trustfed.journal.ports import Journal, Ledger
 from trustfed.journal.sqlite import Store, open_store
+from trustfed.runtime.timestamps import from_ms
 from trustfed.spiffe.ids import TrustDomain
 
 NAME = "prod"
@@ -57,7 +58,7 @@ class EvidenceHouse:
     async def close(self) -> None:
         await self.store.close()
 
-    async def decide(self, kind: str, **body: Any) -> int:
+    async def decide(self, kind: str, /, **body: Any) -> int:
         """One more event; gives its position."""
         self._ids += 1
         event = Event(f"e{self._ids}", f"c{self._ids}", self.at, "uid:0", "", "because", kind, 1, body)
@@ -84,6 +85,9 @@ class EvidenceHouse:
         elif fact.kind == "rotation.forced":
             position = await self.decide("authority.reissued", id=body["authorities"][0])
         else:
+            if body["step"] == "activated":
+                life = {name: from_ms(body[name] * 1000).isoformat() for name in ("not_before", "not_after")}
+                await self.decide("authority.prepared", id=body["authority"], kind=body["kind"], **life)
             said = {name: body[name] for name in ("forced", "retires", "missing")}
             position = await self.decide(f"authority.{body['step']}", id=body["authority"], **said)
         return Fact(fact.at, fact.kind, fact.key, {**body, "journal": position, "at": self.at})

@@ -15,8 +15,8 @@ from tests.fakes.workload_api import FakeWorkloadApi
 from tests.fakes.world import DomainWorld
 from tests.system.stack import free_port
 from trustfed.cluster import events as e
-from trustfed.cluster import fold as folding
 from trustfed.cluster.callers import Callers
+from trustfed.cluster.fold import cluster_fold
 from trustfed.cluster.mesh import feeds
 from trustfed.cluster.mesh.feed_door import FeedDoor
 from trustfed.cluster.state import ClusterState, Domain
@@ -25,9 +25,7 @@ from trustfed.feed.identity import IdentitySource
 from trustfed.feed.served import Output, Served
 from trustfed.feed.state_file import StateFile
 from trustfed.journal.events import TypedEvent
-from trustfed.journal.fold import Fold
 from trustfed.journal.memory import MemoryJournal, MemorySnapshots
-from trustfed.journal.table import decode_state, encode_state
 from trustfed.runtime.clock import SystemClock
 from trustfed.runtime.grpc_server import OPTIONS, ServerIdentity
 from trustfed.runtime.metrics import Registry
@@ -42,15 +40,8 @@ class House:
     def __init__(self, world: DomainWorld, routes: FakeRoutes, folder: Path) -> None:
         self.world, self.routes, self.folder = world, routes, folder
         self.clock, self.registry = SystemClock(), Registry()
-        self.fold = Fold(
-            MemoryJournal(),
-            MemorySnapshots(),
-            ClusterState(domain=Domain("i", str(world.trust_domain), "k", b"")),
-            folding.apply,
-            e.CODEC,
-            encode_state,
-            lambda data: decode_state(data, ClusterState),
-            folding.SCHEMA,
+        self.fold = cluster_fold(
+            MemoryJournal(), MemorySnapshots(), ClusterState(domain=Domain("i", str(world.trust_domain), "k", b""))
         )
         self._bundle = world.bundle
         self.door = FeedDoor(

@@ -53,6 +53,7 @@ from trustfed.hub.evidence.fleet import Fleet
 from trustfed.hub.evidence.views import Failure
 
 NEVER, FORK, TAINTED, EMPTY = "new-lab.example", "audit-ca.example", "legacy-de.example", "quiet-za.example"
+DARK, AHEAD = "dim-jp.example", "early-nz.example"
 _TEAMS = ("payments", "platform", "risk", "retail", "data", "identity")
 _PLACES = ("eu", "us", "ap", "br", "ca", "de", "in", "jp", "uk", "za")
 
@@ -117,6 +118,8 @@ class Scene:
         """Let a fleet know all of it."""
         for name, owner in self.domains.items():
             fleet.know(name, owner=owner)
+        fleet.published(LATE, 1, 18)
+        fleet.published(AWAY, 2, 7)
         for said in self.standings:
             fleet.tell_standing(said.trust_domain, said)
         told: dict[str, list[tuple[str, int, list[int]]]] = {}
@@ -215,6 +218,12 @@ class Scene:
         self.count(TAINTED, "leaf", 8, on_time=210, superseded=30, unused=4)
         self.count(TAINTED, "agent", 8, on_time=18)
         self.add(Standing(EMPTY, now - 20_000, software="trustfed 0.1.0", owner="data"))
+        self.add(replace(standing(DARK, "data", now), coverage=0.871))  # too little is known of it for a figure
+        self.count(DARK, "leaf", 7, on_time=240, unused=60)
+        ahead = standing(AHEAD, "data", now)
+        claims = replace(ahead.held[0], sequence=21, newest_sequence=21)  # of what was published up to 18
+        self.add(replace(ahead, held=(claims, *ahead.held[1:])))
+        self.count(AHEAD, "leaf", 7, on_time=160)
         self.domains[NEVER] = "identity"
 
     def _away(self) -> None:
@@ -247,12 +256,11 @@ class Scene:
             )
         )
         funnel = (
-            Stage("due", 620, {"node silent": 3}),
-            Stage("requested", 617, {"refused: quota": 9, "no answer yet": 2}),
-            Stage("issued", 606, {"never fetched": 11}),
-            Stage("delivered", 595, {"proxy kept the old one": 24, "no ACK yet": 6}),
-            Stage("loaded", 565, {"no probe has seen it": 120}),
-            Stage("confirmed", 445, {}),
+            Stage("due", 620, {"excused": 4}),
+            Stage("issued", 606, {"node silent": 3, "refused: quota": 9}),
+            Stage("delivered", 595, {"never fetched": 11}),
+            Stage("loaded", 470, {"proxy kept the old one": 24, "no ACK yet": 6}),
+            Stage("confirmed", 350, {}),
         )
         alarms = (
             Alarm(

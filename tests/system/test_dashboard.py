@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from tests.fakes.fleet_standings import AWAY, LATE, STUCK, UNKNOWN
 from tests.system.dashboard_world import DashboardWorld
+from trustfed.demo.browser import words
 from trustfed.evidence.standing import Alarm
 
 CHROMIUM = "/usr/bin/chromium"
@@ -49,16 +50,16 @@ VIEWS = (
 OF_ONE = (f"/domain?name={LATE}", f"/domain?name={AWAY}", f"/funnel?domain={LATE}", INVOICE)
 HOSTILE = (*VIEWS, "/domain?name=hostile.example", "/funnel?domain=hostile.example")
 SHOWS = {  # what a view has to say of this fleet
-    "/": [LATE, "94.", "withheld", "A handshake showed", "never"],
+    "/": [LATE, "94.", "withheld", "a handshake showed", "never", "Rotate now"],
     "/alarms": ["serial.unknown", "burn.fast", "authority.tainted"],
     "/funnel": ["proxy kept the old one", "Loaded", "98."],
     "/expiry": ["spiffe://ledger-us.example/ns/billing/sa/invoice", "in 6 min", "24 %"],
     "/failed": ["the proxy refused the new secret", "expired", "unknown"],
     "/identity": ["SPIFFE ID", "Its successor is"],
     "/rollovers": ["node-3", "last safe moment", "paused", "tainted"],
-    "/drift": ["1.16", "1.18", "edge-br.example"],
+    "/drift": ["1.16", "1.18", "edge-br.example", "ahead", "failing", "s3://bundles"],
     "/trust": ["grants in force", "offered"],
-    "/unknown": ["10.4.1.9:8443", "shown in a handshake, never issued here", "91.0 %"],
+    "/unknown": ["10.4.1.9:8443", "shown in a handshake, never issued here", "87.1 %", "Rotate now"],
     "/algorithms": ["RSA 2048", "ML-DSA-65", "weak: replace it now"],
     "/lint": ["ttl.leaf_outlives_authority", "a shorter --ttl"],
     "/controls": ["SC-12", "4.2.1.1", "does not hold"],
@@ -96,6 +97,13 @@ class Sight:
         answer = self.page.goto(self.world.url(self.scene, path))
         assert answer.status == 200, f"{path}: {answer.status}"
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+        return str(self.page.inner_text("main"))
+
+    def glance(self, path: str) -> str:
+        """The same in the document that is open, whose main part it takes: a third of what a navigation costs."""
+        if self.page.url == "about:blank":
+            self.see("/")
+        assert self.page.evaluate(TAKE, self.world.url(self.scene, path)) == 200, path
         return str(self.page.inner_text("main"))
 
     def check_sound(self) -> None:
@@ -143,9 +151,21 @@ OVERLAPS = """() => {
 }"""
 
 
-OPENED = """() => {
+TAKE = """async (address) => {
+  const answer = await fetch(address);
+  const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+  document.querySelector('main').replaceWith(document.importNode(page.querySelector('main'), true));
+  return answer.status;
+}"""
+
+LOOK = """async ([rules, whole]) => {
   for (const one of document.querySelectorAll('main details')) one.open = true;
   for (const one of document.querySelectorAll('main :is(tbody, ul) > :nth-child(n + 7)')) one.remove();
+  const said = await axe.run(whole ? document : document.querySelector('main'),
+    { runOnly: rules, resultTypes: ['violations'], preload: false, selectors: false, elementRef: false });
+  return { looked: said.passes.length, heading: document.querySelector('h1').textContent,
+    found: said.violations.filter((rule) => ['serious', 'critical'].includes(rule.impact)).map(
+      (rule) => [rule.id, rule.nodes.slice(0, 3).map((node) => node.html.slice(0, 160))]) };
 }"""
 """What stands in closed parts has to hold as well; the seventh row of a list is like the others."""
 
@@ -201,27 +221,27 @@ def test_a_view_answers_its_question(sights: dict[str, Sight], path: str) -> Non
 @pytest.mark.parametrize("path", VIEWS)
 def test_a_view_without_anything_says_so(sights: dict[str, Sight], path: str) -> None:
     sight = sights["empty"]
-    text = sight.see(path)
+    text = sight.glance(path)
     sight.check_sound()
     assert sight.page.locator("main .state.empty").count() == 1, text
     assert "%" not in text or path in ("/auditor", "/controls/rotation"), "there is no figure of nothing"
 
 
-@pytest.mark.parametrize("path", [one for one in (*VIEWS, *OF_ONE) if one != "/trust"])  # grants are the hub's own
+@pytest.mark.parametrize("path", [*VIEWS, *OF_ONE])
 def test_a_view_of_clusters_that_are_away_says_how_old_it_is(sights: dict[str, Sight], path: str) -> None:
     sight = sights["stale"]
-    text = sight.see(path)
+    text = sight.glance(path)
     sight.check_sound()
     assert sight.page.locator(".state.stale").count() == 1, text
-    assert re.search(r"stale as of \d h", sight.page.inner_text(".page-state")), text
+    age = sight.page.inner_text(".page-state")
+    # Grants are the hub's own, and of now: only how its clusters are is old.
+    assert re.search(r"as of now" if path == "/trust" else r"stale as of \d h", age), text
 
 
 @pytest.mark.parametrize("path", HOSTILE)
 def test_hostile_names_stay_names(sights: dict[str, Sight], path: str) -> None:
     sight = sights["hostile"]
-    sight.see(path)
-    sight.check_sound()
-    sight.page.set_viewport_size(PHONE)
+    sight.see(path, PHONE)
     sight.check_sound()
     assert not any(mark in sight.page.content() for mark in ("\u202e", "\u2066", "\u200f", "\x07"))
 
@@ -238,42 +258,35 @@ def test_hostile_addresses_get_a_page_that_says_what_is_wrong(sights: dict[str, 
     sight.check_sound()
 
 
-def test_axe_finds_nothing_serious_in_either_theme(world: DashboardWorld, browser: Any) -> None:
+def test_axe_finds_nothing_serious_in_any_view(sights: dict[str, Sight]) -> None:
+    """In one document, which gets the main part of each view in turn: the frame around it is the same. That both themes have
+    contrast is a matter of their colours (tests/unit/hub_dashboard_views/test_dashboard_colours.py), seen here on one page."""
     if not AXE.exists():
         lacking("axe-core")
-    context = browser.new_context(ignore_https_errors=True, bypass_csp=True, viewport=DESK)
-    context.add_init_script(AXE.read_text())
-    world.log_in(context, "data", "operator")
-    page, found = context.new_page(), []
-    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-    by_theme = {"light": {"type": "tag", "values": tags}, "dark": {"type": "rule", "values": ["color-contrast"]}}
-    for path in (*VIEWS, *OF_ONE):
-        page.goto(world.url("data", path))
-        page.evaluate(OPENED)
-        for theme, rules in by_theme.items():
-            page.emulate_media(color_scheme=theme)
-            # The frame around the views is the same on all of them.
-            part = "document" if path in VIEWS[:2] else "document.querySelector('main')"
-            said = page.evaluate(
-                f"(rules) => axe.run({part}, {{ runOnly: rules, resultTypes: ['violations'] }})", rules
-            )
-            assert said["passes"], f"{path}: axe looked at something"
-            for rule in said["violations"]:
-                if rule["impact"] in ("serious", "critical"):
-                    found.append((path, theme, rule["id"], [node["html"][:160] for node in rule["nodes"][:3]]))
-    context.close()
+    sight, found = sights["data"], []
+    sight.see("/")
+    page, tags = sight.page, ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+    page.evaluate(AXE.read_text())
+    looks = [(path, {"type": "tag", "values": tags}) for path in (*VIEWS, *OF_ONE)]
+    for path, rules in (*looks, ("/rollovers", {"type": "rule", "values": ["color-contrast"]})):
+        if rules["type"] == "rule":
+            page.emulate_media(color_scheme="dark")
+        sight.glance(path)
+        said = page.evaluate(LOOK, [rules, path == "/"])
+        assert said["looked"] and said["heading"], f"{path}: axe looked at something"
+        found += [(path, *one) for one in said["found"]]
     assert found == []
 
 
 def test_every_view_reads_without_javascript(world: DashboardWorld, browser: Any) -> None:
+    """What the server sends says it all; the forms of one page are used in a browser that runs no script."""
     context = browser.new_context(ignore_https_errors=True, java_script_enabled=False, viewport=DESK)
     world.log_in(context, "data", "operator")
     page = context.new_page()
     for path in (*VIEWS, *OF_ONE):
-        page.goto(world.url("data", path))
-        text = page.inner_text("main")
+        text = words(context.request.get(world.url("data", path)).text()).lower()
         for said in SHOWS[path]:
-            assert said in text, f"{path} does not say {said!r}"
+            assert said.lower() in text, f"{path} does not say {said!r}"
     page.goto(world.url("data", "/"))
     page.get_by_label("Owner").select_option("payments")
     page.get_by_role("button", name="Filter").click()
@@ -349,7 +362,7 @@ def test_a_change_of_the_fleet_shows_by_itself(sights: dict[str, Sight], world: 
         sight.page.reload()
     news = Alarm("probe.down", "page", "sign", "the sign canary has just failed", house.now_ms, "look at the cluster")
     world.do(lambda: house.fleet.tell_standing(name, replace(said, alarms=(news, *said.alarms), as_of_ms=house.now_ms)))
-    sight.page.get_by_text("The sign canary has just failed", exact=False).first.wait_for()
+    sight.page.get_by_text("the sign canary has just failed", exact=False).first.wait_for()
     world.do(lambda: house.fleet.stream(name, False, house.now_ms))
     sight.page.locator("tr", has_text=name).get_by_text("away").first.wait_for()
     sight.see(f"/domain?name={name}")

@@ -53,7 +53,7 @@ def serve(
     argv = [sys.executable, "-P", "-m", "agent", "serve", "--config", str(configuration(config))]
     argv += ["--join", join] if join is not None else []
     argv += ["--check"] if check else []
-    # The process becomes the agent, so that nothing of typer, rich and httpx stays resident.
+    # The process becomes the agent, so that nothing of typer stays resident.
     os.execv(sys.executable, argv)  # noqa: S606
 
 

@@ -27,6 +27,7 @@ COLUMNS = {
     "FROM": "door",
     "OUTCOME": "outcome",
     "REASON": "reason",
+    "FLAG": "flag",
 }
 
 
@@ -74,7 +75,9 @@ def list_(
         if any(query.values()) or before:
             raise Invalid("--after lists everything in order", hint="search without it, newest first")
         found = client.members(door.get("/events", after=after, limit=wanted), "events")
-        output.listing(found, {name: at for name, at in COLUMNS.items() if at not in ("door", "outcome")}, output_as)
+        output.listing(
+            found, {name: at for name, at in COLUMNS.items() if at not in ("door", "outcome", "flag")}, output_as
+        )
         return
     found, left = _search(door, {name: text for name, text in query.items() if text}, before, wanted)
     output.listing(found, COLUMNS, output_as)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
-
-import httpx
+from urllib.parse import quote, urlencode
 
 from trustfed.errors import Conflict, Invalid, Unavailable
 from trustfed.runtime.errors import from_http
@@ -23,6 +24,7 @@ DEFAULTS: dict[Kind, Path] = {
     "feed": Path("/run/trustfed/feed-admin.sock"),
 }
 MAX_ANSWER = 64 << 20
+_PART = 1 << 16
 TIMEOUT = 30.0
 MAKING = 1_800.0
 """For what takes long to be made: an evidence pack."""
@@ -64,10 +66,10 @@ class Admin:
         part, size = out.with_name(f".{out.name}.partial"), 0
         try:
             with self._asked("GET", path, None, query, MAKING) as answer:
-                if answer.status_code >= 400:
-                    raise from_http(answer.status_code, answer.read())
+                if answer.status >= 400:
+                    raise from_http(answer.status, next(self._parts(answer, MAKING), b""))
                 with part.open("xb") as file:
-                    for chunk in answer.iter_bytes():
+                    for chunk in self._parts(answer, MAKING):
                         size += file.write(chunk)
             part.rename(out)
         except OSError as error:
@@ -79,22 +81,21 @@ class Admin:
     def _json(self, method: str, path: str, body: object = None, query: dict[str, str | int] | None = None) -> Any:
         data, url = self._exchange(method, path, body, query or {})
         try:
-            return httpx.Response(200, content=data).json() if data else None
-        except ValueError:
+            return json.loads(data) if data else None
+        except (ValueError, RecursionError):
             raise Unavailable(f"{url} answered with something that is not JSON") from None
 
     def _exchange(self, method: str, path: str, body: object, query: dict[str, str | int]) -> tuple[bytes, str]:
         where = self._where
         with self._asked(method, path, body, query, TIMEOUT) as answer:
-            data = b""
-            for part in answer.iter_bytes():
+            data = bytearray()
+            for part in self._parts(answer, TIMEOUT):
                 data += part
                 if len(data) > MAX_ANSWER:
                     raise Unavailable(f"{where} answered with more than {MAX_ANSWER >> 20} MiB")
-            status = answer.status_code
-        if status >= 400:
-            raise from_http(status, data)
-        return data, f"{where}, {path},"
+        if answer.status >= 400:
+            raise from_http(answer.status, bytes(data))
+        return bytes(data), f"{where}, {path},"
 
     @property
     def _where(self) -> str:
@@ -103,22 +104,59 @@ class Admin:
     @contextlib.contextmanager
     def _asked(
         self, method: str, path: str, body: object, query: dict[str, str | int], seconds: float
-    ) -> Iterator[httpx.Response]:
-        # No TLS here: loading the system's roots for it would be most of a command's time.
-        transport = httpx.HTTPTransport(uds=str(self.socket), verify=False)
+    ) -> Iterator[http.client.HTTPResponse]:
+        target = f"{path}?{urlencode(query)}" if query else path
+        data = None if body is None else json.dumps(body).encode()
+        connection = _Connection(self.socket, seconds)
         try:
-            with (
-                httpx.Client(transport=transport, base_url="http://admin", timeout=seconds, trust_env=False) as client,
-                client.stream(method, path, params=query, json=body) as answer,
-            ):
+            with self._named(seconds):
+                connection.connect()
+                # A door that refuses a large body answers before it has read all of it, and hangs up.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.request(method, target, data, {"Content-Type": "application/json"} if data else {})
+                answer = connection.getresponse()
+            with answer:
                 yield answer
-        except httpx.TimeoutException:
+        finally:
+            connection.close()
+
+    def _parts(self, answer: http.client.HTTPResponse, seconds: float) -> Iterator[bytes]:
+        """The body as it comes."""
+        while True:
+            with self._named(seconds):
+                part = answer.read(_PART)
+                if not part and answer.length:  # the standard library counts, and says nothing
+                    raise http.client.IncompleteRead(b"", answer.length)
+            if not part:
+                return
+            yield part
+
+    @contextlib.contextmanager
+    def _named(self, seconds: float) -> Iterator[None]:
+        """Raises Unavailable, with the name of the socket, for what fails at it within."""
+        try:
+            yield
+        except TimeoutError:
             raise Unavailable(f"{self._where} did not answer within {seconds:.0f} s") from None
-        except httpx.TransportError as error:
+        except (http.client.HTTPException, OSError) as error:
             raise Unavailable(
                 f"{self._where} cannot be reached: {_reason(error)}",
                 hint=f"does trustfed {self.kind} serve run? --socket or TRUSTFED_{self.kind.upper()}_SOCKET names it",
             ) from None
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP/1.1 over a Unix socket. Of the standard library: to load httpx would be a third of a command's time."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__("admin", timeout=seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        """Raises OSError."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 def hub(socket: Path | None) -> Admin:
@@ -163,9 +201,8 @@ def members(answer: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _reason(error: Exception) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
-        cause = cause.__cause__ or cause.__context__
-    return str(error) or type(error).__name__
+    if isinstance(error, http.client.IncompleteRead):
+        return "the answer broke off"
+    if isinstance(error, OSError):  # also of a door that hangs up without an answer
+        return (error.strerror or str(error)).lower()
+    return "what answers does not speak HTTP"

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from trustfed.cli import client, output
-from trustfed.cli.options import ClusterSocket, Output, OutputOption, coloured, examples, noun
+from trustfed.cli import client, evidence_hub, hub_log, output
+from trustfed.cli.evidence_window import Begin, End, window
+from trustfed.cli.options import AtHub, ClusterSocket, EitherSocket, Output, OutputOption, coloured, examples, noun
 from trustfed.errors import Conflict, Invalid
-from trustfed.runtime.config import duration
 from trustfed.runtime.files import write_atomic
 
 app = noun()
-MINUTES_5 = timedelta(minutes=5)
-Begin = Annotated[
-    str, typer.Option("--from", metavar="TIME", help="RFC 3339, or how long ago (30d); down to full 5 minutes.")
-]
-End = Annotated[str, typer.Option("--to", metavar="TIME", help="The same; default: now.")]
 EXITS = {"verified": 0, "failed": 1, "consistent; origin not established": 3}
 
 
@@ -31,6 +26,8 @@ EXITS = {"verified": 0, "failed": 1, "consistent; origin not established": 3}
         "trustfed evidence report --format html --write november.html",
         "trustfed evidence report --format csv --table inventory",
         "trustfed evidence report --format oscal --write assessment-results.json",
+        "trustfed evidence report --hub --from 7d --table controls",
+        "trustfed evidence report --hub --domain prod-us-west --domain prod-eu --format html --write fleet.html",
     ),
 )
 def report(
@@ -46,18 +43,33 @@ def report(
     write: Annotated[
         Path | None, typer.Option("--write", "-w", metavar="FILE", help="Leave the report in this file (0600).")
     ] = None,
-    socket: ClusterSocket = None,
+    domain: Annotated[
+        list[str] | None, typer.Option("--domain", metavar="DOMAIN", help="At the hub: only these; repeatable.")
+    ] = None,
+    socket: EitherSocket = None,
+    hub: AtHub = False,
 ) -> None:
-    """Judge what the evidence of a window says of each control, and show the rows behind it."""
+    """Judge what the evidence of a window says of each control, and show the rows behind it.
+
+    At the hub: for each trust domain by itself. Its cluster is asked; who does not answer is reported as last heard.
+    """
     # Here, not above: other commands do without all of this.
     import msgspec  # noqa: PLC0415
 
     from trustfed.evidence.compliance.controls import FRAMEWORKS  # noqa: PLC0415
-    from trustfed.evidence.compliance.data import Report  # noqa: PLC0415
+    from trustfed.evidence.compliance.data import FleetReport, Report  # noqa: PLC0415
+    from trustfed.evidence.compliance.fleet import render_fleet  # noqa: PLC0415
     from trustfed.evidence.compliance.render import render  # noqa: PLC0415
 
-    said = client.cluster(socket).read("/evidence/report", **_scope(from_, to))
-    made = render(msgspec.json.decode(said, type=Report), form, framework or tuple(FRAMEWORKS), table)
+    door, frameworks = client.either(socket, hub), framework or tuple(FRAMEWORKS)
+    if door.kind == "hub":
+        said = door.read("/evidence/report", **window(from_, to), domain=",".join(domain or ()))
+        made = render_fleet(msgspec.json.decode(said, type=FleetReport), form, frameworks, table)
+    elif domain:
+        raise Invalid("--domain is for the hub: a cluster reports its own", hint="--hub asks the hub")
+    else:
+        said = door.read("/evidence/report", **window(from_, to))
+        made = render(msgspec.json.decode(said, type=Report), form, frameworks, table)
     if write is not None:
         write_atomic(write, made)
         sys.stderr.write(f"report written to {write}\n")
@@ -95,7 +107,7 @@ def export(
     if sys.stderr.isatty():
         sys.stderr.write("making the pack ...")
         sys.stderr.flush()
-    size = door.save("/evidence/pack", write, **_scope(from_, to))
+    size = door.save("/evidence/pack", write, **window(from_, to))
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
     made = {"pack": str(write), "bytes": size, "verify": f"trustfed evidence verify {write} --trust FILE"}
@@ -136,30 +148,48 @@ def events(
 
 
 @app.command(
-    epilog=examples("trustfed evidence keys", "trustfed evidence keys > auditor/prod-us-west.txt"),
+    epilog=examples(
+        "trustfed evidence keys",
+        "trustfed evidence keys > auditor/prod-us-west.txt",
+        "trustfed evidence keys --hub",
+    ),
 )
-def keys(socket: ClusterSocket = None) -> None:
+def keys(socket: EitherSocket = None, hub: AtHub = False) -> None:
     """Print what an auditor needs to hold, as --trust takes it: the log's key and its cosigner's, the hub's.
 
-    Give it on another way than the packs: who could change both could make anything look whole.
+    Give it on another way than the packs: who could change both could make anything look whole. Of a hub: its own log's key.
     """
-    status = client.cluster(socket).get("/evidence/status")
+    door = client.either(socket, hub)
+    if door.kind == "hub":
+        output.line(str(door.get("/evidence/checkpoint")["vkey"]))
+        return
+    status = door.get("/evidence/status")
     for name in ("log_key", "cosigner_key"):
         if status[name]:
             output.line(str(status[name]))
 
 
 @app.command(
-    epilog=examples("trustfed evidence checkpoint", "trustfed evidence checkpoint --write kept/today.checkpoint"),
+    epilog=examples(
+        "trustfed evidence checkpoint",
+        "trustfed evidence checkpoint --write kept/today.checkpoint",
+        "trustfed evidence checkpoint --hub --write kept/hub.checkpoint",
+    ),
 )
 def checkpoint(
     write: Annotated[
         Path | None, typer.Option("--write", "-w", metavar="FILE", help="Leave the checkpoint in this file.")
     ] = None,
-    socket: ClusterSocket = None,
+    socket: EitherSocket = None,
+    hub: AtHub = False,
 ) -> None:
-    """Cut a checkpoint of both logs now, and print it as an auditor keeps it (C2SP tlog-checkpoint)."""
-    said = client.cluster(socket).post("/evidence/checkpoint", {})
+    """Cut a checkpoint of both logs now, and print it as an auditor keeps it (C2SP tlog-checkpoint); of a hub its newest."""
+    door = client.either(socket, hub)
+    if door.kind == "hub":
+        said = door.get("/evidence/checkpoint")
+        said["size"] = str(said["note"]).split("\n")[1]  # C2SP tlog-checkpoint: its second line
+    else:
+        said = door.post("/evidence/checkpoint", {})
     if write is None:
         output.text(said["note"])
         return
@@ -211,34 +241,11 @@ def verify(
         )
     else:
         for one in verdict.findings:
-            output.line(f"{_mark(one.fault)} {one.code:<11} {one.says}")
+            output.line(f"{_mark(one.fault, one.doubt)} {one.code:<11} {one.says}")
         if verdict.figures is not None:
             _table(msgspec.to_builtins(verdict.figures))
         output.line(f"{pack.name}: {verdict.outcome}")
     raise typer.Exit(EXITS[str(verdict.outcome)])
-
-
-def _scope(from_: str, to: str) -> dict[str, str | int]:
-    """The window as the admin socket takes it: Unix ms at full 5 minutes. Raises Invalid."""
-    begin, end = _moment(from_, "--from"), _moment(to, "--to")
-    if begin >= end:
-        raise Invalid("the window ends before it begins", hint="--from must be earlier than --to, by 5 minutes")
-    return {"from": begin, "to": end}
-
-
-def _moment(text: str, name: str) -> int:
-    try:
-        wanted = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            wanted = datetime.now(UTC) - duration(text)
-        except Invalid:
-            raise Invalid(
-                f"{name} {text[:40]!r} is no time", hint="2026-11-01T00:00:00Z, or how long ago: 30d"
-            ) from None
-    if wanted.tzinfo is None:
-        raise Invalid(f"{name} {text[:40]!r} has no time zone", hint="for example 2026-11-01T00:00:00Z")
-    return int(wanted.timestamp() // MINUTES_5.total_seconds()) * int(MINUTES_5 / timedelta(milliseconds=1))
 
 
 def _milliseconds(text: str) -> int:
@@ -257,6 +264,7 @@ def _table(figures: dict[str, Any]) -> None:
     columns |= {
         "UNKNOWN": "unknown",
         "EXCUSED": "excused",
+        "RECREATED": "recreated",
         "SUPERSEDED": "superseded",
         "UNUSED": "unused",
         "OPEN": "open",
@@ -268,9 +276,9 @@ def _table(figures: dict[str, Any]) -> None:
     output.listing(rows, columns, Output.TABLE, "nothing was due in this scope")
 
 
-def _mark(fault: bool) -> str:
-    word = "FAILS" if fault else "holds"
-    return f"\x1b[{31 if fault else 32}m{word}\x1b[0m" if coloured(sys.stdout) else word
+def _mark(fault: bool, doubt: bool) -> str:
+    word, colour = ("FAILS", 31) if fault else ("doubt", 33) if doubt else ("holds", 32)
+    return f"\x1b[{colour}m{word}\x1b[0m" if coloured(sys.stdout) else word
 
 
 def _read(path: Path) -> bytes:
@@ -287,3 +295,7 @@ def _progress(what: str, done: int, of: int) -> None:
 
 def _silent(_what: str, _done: int, _of: int) -> None:
     pass
+
+
+evidence_hub.add_to(app)
+hub_log.add_to(app)

@@ -51,7 +51,7 @@ def serve(config: ConfigOption = None, check: CheckOption = False, print_config:
         return
     argv = [sys.executable, "-P", "-m", "trustfed.feed", "serve", "--config", str(configuration(config))]
     argv += ["--check"] if check else []
-    # The process becomes the feed, so that nothing of typer, rich and httpx stays resident.
+    # The process becomes the feed, so that nothing of typer stays resident.
     os.execv(sys.executable, argv)  # noqa: S606
 
 

@@ -8,8 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from trustfed.cli import client, output
-from trustfed.cli.options import ClusterSocket, Output, OutputOption, ReasonOption, examples, moment, noun
+from trustfed.cli import client, output, proposed
+from trustfed.cli.options import (
+    BreakGlassOption,
+    ClusterSocket,
+    Output,
+    OutputOption,
+    ReasonOption,
+    examples,
+    moment,
+    noun,
+)
 from trustfed.runtime.files import read_bounded
 
 app = noun()
@@ -29,9 +38,13 @@ def add(
     ],
     until: Annotated[str, typer.Option("--until", help="When that ends: a time, or from now (30d); at most 90d.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the journal.")],
+    break_glass: BreakGlassOption = False,
     socket: ClusterSocket = None,
 ) -> None:
-    """Believe the old domain's anchor for a limited time, and print what meshConfig says meanwhile."""
+    """Believe the old domain's anchor for a limited time, and print what meshConfig says meanwhile. Takes two people.
+
+    Whoever has the anchor's key can be every workload of the mesh, for the alias makes the old domain's identities equal to ours.
+    """
     from trustfed.cli.keyfiles import certificates  # noqa: PLC0415  pyca takes time to load
 
     anchors = certificates(read_bounded(anchor, MAX_FILE), str(anchor))
@@ -39,8 +52,14 @@ def add(
         "anchors": [base64.b64encode(der).decode() for der in anchors],
         "until": moment(until),
         "reason": reason,
+        "break_glass": break_glass,
     }
-    _meanwhile(client.cluster(socket).put(f"/legacy/{client.segment(name)}", body))
+    admin = client.cluster(socket)
+    found = admin.put(f"/legacy/{client.segment(name)}", body)
+    if proposed.waits(found):
+        output.line(proposed.proposed(admin, found))
+    else:
+        _meanwhile(found)
 
 
 @app.command("list", epilog=examples("trustfed legacy list", "trustfed legacy list --output json"))

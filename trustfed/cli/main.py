@@ -11,11 +11,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
+
+from trustfed.cli import values
 
 NOUNS = {
     "demo": "Run the whole story: a hub, two clusters, an agent each, workloads.",
@@ -43,7 +45,7 @@ NOUNS = {
     "svid": "Get, watch and verify SVIDs, as a workload does.",
     "publication": "See how the published bundles stand (hub).",
     "token": "Give and take access to the hub's API (hub).",
-    "evidence": "Prove how certificates were rotated: reports, packs, verification (cluster).",
+    "evidence": "Prove how certificates were rotated: reports, figures, alarms, packs, verification.",
     "audit": "Read and verify the journal of a hub or a cluster.",
 }
 
@@ -79,6 +81,7 @@ def load(noun: str) -> TyperCommand | TyperGroup:
     return command
 
 
+values.without_pydantic()
 app = typer.Typer(
     cls=Nouns,
     name="trustfed",
@@ -90,8 +93,20 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # noqa: PLC0415  asked for once in a while
+
+        sys.stdout.write(f"trustfed {version('trustfed')}\n")
+        raise typer.Exit
+
+
 @app.callback()
-def trustfed() -> None:
+def trustfed(
+    _asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
     """Every noun has its verbs; `trustfed NOUN --help` lists them, `trustfed NOUN VERB --help` has examples."""
 
 

@@ -21,19 +21,30 @@ def listing(rows: Sequence[Mapping[str, Any]], columns: Columns, output: Output,
     if not rows:
         sys.stdout.write(empty + "\n")
         return
-    # Here, not above: --output json and errors do without rich.
+    lines = [[*columns], *([cell(_member(row, path)) for path in columns.values()] for row in rows)]
+    if not sys.stdout.isatty() and all(text.isascii() for line in lines for text in line):
+        # Into a pipe or a file each row stays on one line, and letters are as wide as they are many.
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+            sys.stdout.write("  ".join(padded).rstrip() + "\n")
+        return
+    _drawn(lines)
+
+
+def _drawn(lines: Sequence[Sequence[str]]) -> None:
+    """A table as wide as the terminal is."""
+    # Here, not above: all that is not for a person's eyes does without rich.
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in columns:
+    for heading in lines[0]:
         table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell(_member(row, path))) for path in columns.values()))
-    terminal = sys.stdout.isatty()
-    # Into a pipe or a file each row stays on one line.
-    console = Console(file=sys.stdout, no_color=not coloured(sys.stdout), width=None if terminal else 10_000)
+    for line in lines[1:]:
+        table.add_row(*map(Text, line))
+    console = Console(file=sys.stdout, no_color=not coloured(sys.stdout), width=None if sys.stdout.isatty() else 10_000)
     with console.capture() as capture:
         console.print(table)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))

@@ -71,6 +71,7 @@ directory = "/var/lib/trustfed/public"
 # client_secret_file = "/run/secrets/oidc"  # left out: a public client, which PKCE alone protects
 # roles_claim = "groups"
 # roles = { "platform-admins" = "admin", "platform" = "operator", "audit" = "auditor", "everybody" = "viewer" }
+# uids = { "248289761001" = 1001 }  # whose account of this machine a subject is: where two are needed both are one person
 
 # Once a day the newest signed checkpoint of the journal, for an auditor to fetch and keep:
 # [evidence]

@@ -33,7 +33,8 @@ def create(
 @app.command("list", epilog=examples("trustfed token list"))
 def list_(socket: HubSocket = None, output_as: OutputOption = Output.TABLE) -> None:
     """List the bearer tokens, without what opens the door."""
-    columns = {"ID": "id", "NAME": "name", "ROLE": "role", "EXPIRES": "expires_at", "REVOKED": "revoked"}
+    columns = {"ID": "id", "NAME": "name", "ROLE": "role", "MADE BY": "made_by"}
+    columns |= {"EXPIRES": "expires_at", "REVOKED": "revoked"}
     output.listing(client.members(client.hub(socket).get("/tokens"), "tokens"), columns, output_as)
 
 
@@ -42,6 +43,8 @@ def revoke(
     token: Annotated[str, typer.Argument(metavar="ID", help="The token's id, as `trustfed token list` shows it.")],
     socket: HubSocket = None,
 ) -> None:
-    """End a bearer token."""
-    client.hub(socket).delete(f"/tokens/{client.segment(token)}")
+    """End a bearer token, the tokens that were made with it, and the logins whose links they made."""
+    found = client.hub(socket).delete(f"/tokens/{client.segment(token)}")
     output.line(f"token {token} is revoked")
+    for also in found["also"]:
+        output.line(f"token {also}, which was made with it, is revoked")

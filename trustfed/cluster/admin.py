@@ -7,7 +7,7 @@ uid. Commands on CAs take two of them (trustfed.cluster.approvals).
 from __future__ import annotations
 
 import msgspec
-from fastapi import FastAPI, Response
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import AdminParts, answered, level_of
 from trustfed.cluster.admin_reading import reading_paths
@@ -17,12 +17,13 @@ from trustfed.cluster.approvals_admin import approval_paths
 from trustfed.cluster.audit_admin import audit_paths
 from trustfed.federation.envelope import PublicationKey
 from trustfed.runtime import metrics
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.problems import map_errors
 
 
-def admin_app(parts: AdminParts) -> FastAPI:
+def admin_app(parts: AdminParts) -> Paths:
     """Every path of the admin socket; answers are JSON, errors problem details with a hint."""
-    app = FastAPI(title="trustfed cluster admin", docs_url=None, redoc_url=None, openapi_url=None)
+    app = Paths()
     map_errors(app)
     _health(app, parts)
     for paths in (entry_paths, node_paths, grant_paths, authority_paths, approval_paths, audit_paths, reading_paths):
@@ -30,7 +31,7 @@ def admin_app(parts: AdminParts) -> FastAPI:
     return app
 
 
-def _health(app: FastAPI, parts: AdminParts) -> None:
+def _health(app: Paths, parts: AdminParts) -> None:
     @app.get("/live")
     async def live() -> dict[str, bool]:
         return {"live": True}

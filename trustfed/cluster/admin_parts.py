@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import msgspec
-from fastapi import Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
-from ca.lifecycle import AuthorityState, Consumer, Kind, Level, waiting_for
+from ca.lifecycle import AuthorityState, Consumer, Level
 from ca.lifecycle import Policy as LifecyclePolicy
-from trustfed.cluster import authority_commands
+from trustfed.cluster.approvals import commands
 from trustfed.cluster.config import Policy
 from trustfed.cluster.presence import Presence
 from trustfed.cluster.reported import Reported
@@ -58,18 +59,8 @@ class AdminParts:
     @cached_property
     def approvals(self) -> Approving[ClusterState]:
         """The commands on CAs, which take two people."""
-        from trustfed.cluster.approvals import commands  # noqa: PLC0415  it reads these parts
-
         broken = self.registry.counter("cluster_glass_broken_total", "CA commands that one person did without a second")
         return Approving(self.fold, commands(self), self.clock, self.approval_life, broken)
-
-
-def missing_for(authority: AuthorityState, parts: AdminParts, now: datetime) -> tuple[str, ...]:
-    """Who holds the activation of a prepared authority back, by name."""
-    consumers = list(parts.consumers(now))
-    if authority.kind is Kind.X509:
-        consumers += authority_commands.waiting_for_root(parts.fold.state)
-    return waiting_for(authority, consumers, parts.lifecycle, now)
 
 
 class Reason(msgspec.Struct, forbid_unknown_fields=True):

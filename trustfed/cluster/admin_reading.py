@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Response
+from starlette.responses import Response
 
 from ca.lifecycle import Level
 from trustfed.cluster import grants
 from trustfed.cluster.admin_parts import AdminParts, answered, level_of, page
 from trustfed.errors import Invalid, NotFound
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.timestamps import from_ms
 
 
-def reading_paths(app: FastAPI, parts: AdminParts) -> None:
+def reading_paths(app: Paths, parts: AdminParts) -> None:
     @app.get("/bundles")
     async def bundles() -> Response:
         state, now = parts.fold.state, parts.clock.now()

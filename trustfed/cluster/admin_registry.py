@@ -7,7 +7,8 @@ from typing import Any
 from uuid import uuid4
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from trustfed.cluster import entries, nodes
 from trustfed.cluster.admin_parts import AdminParts, Reason, answered, body_of, level_of, record, seconds
@@ -20,6 +21,7 @@ from trustfed.federation.enrolment import text as text_of
 from trustfed.federation.names import cluster_id
 from trustfed.federation.token import EnrolmentToken, secret_hash
 from trustfed.runtime.config import duration
+from trustfed.runtime.paths import Paths
 from trustfed.spiffe.ids import TrustDomain
 
 
@@ -38,7 +40,7 @@ class PeersRequest(msgspec.Struct, forbid_unknown_fields=True):
     members: tuple[str, ...] = ()
 
 
-def entry_paths(app: FastAPI, parts: AdminParts) -> None:
+def entry_paths(app: Paths, parts: AdminParts) -> None:
     policy = parts.policy
     ttls = Ttls(
         seconds(policy.svid_ttl), seconds(policy.svid_ttl_max), seconds(policy.jwt_ttl), seconds(policy.jwt_ttl_max)
@@ -93,7 +95,7 @@ def entry_paths(app: FastAPI, parts: AdminParts) -> None:
         )
 
 
-def node_paths(app: FastAPI, parts: AdminParts) -> None:
+def node_paths(app: Paths, parts: AdminParts) -> None:
     @app.post("/nodes/tokens")
     async def token(request: Request) -> Response:
         wanted = await body_of(request, TokenRequest)

@@ -6,16 +6,18 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from ca.lifecycle import AuthorityState, Kind, Status
 from trustfed.cluster import authority_commands, grants
-from trustfed.cluster.admin_parts import AdminParts, actor, answered, body_of, level_of, missing_for, record
+from trustfed.cluster.admin_parts import AdminParts, actor, answered, body_of, level_of, record
 from trustfed.cluster.approvals import (
     AuthorityActivation,
     AuthorityPreparation,
     AuthorityRevocation,
     AuthorityTaint,
+    missing_for,
     preparation,
 )
 from trustfed.cluster.approvals_admin import asked
@@ -24,6 +26,7 @@ from trustfed.errors import Invalid
 from trustfed.federation.envelope import PublicationKey
 from trustfed.journal.approving import Pinned
 from trustfed.runtime.config import duration
+from trustfed.runtime.paths import Paths
 
 
 class GrantDecision(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,7 +57,7 @@ class AuthorityCommand(msgspec.Struct, forbid_unknown_fields=True):
     break_glass: bool = False  # at once and alone, alarmed
 
 
-def grant_paths(app: FastAPI, parts: AdminParts) -> None:
+def grant_paths(app: Paths, parts: AdminParts) -> None:
     @app.get("/grants")
     async def listed() -> Response:
         return answered({"grants": [_grant(grant) for grant in parts.fold.state.grants.values()]})
@@ -87,7 +90,7 @@ def grant_paths(app: FastAPI, parts: AdminParts) -> None:
         return answered(_grant(parts.fold.state.grants[id_]))
 
 
-def authority_paths(app: FastAPI, parts: AdminParts) -> None:
+def authority_paths(app: Paths, parts: AdminParts) -> None:
     @app.get("/authorities")
     async def listed() -> Response:
         now = parts.clock.now()

@@ -6,22 +6,40 @@ giving it up and passing over a wait take two people; the steps between them onl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
-from ca.lifecycle import Status, waiting_for
+from ca.lifecycle import AuthorityState, Consumer, Kind, Policy, Status, waiting_for
 from trustfed.cluster import authority_commands
 from trustfed.cluster.istio_ca import external
 from trustfed.cluster.state import ClusterState
 from trustfed.errors import Conflict
 from trustfed.journal.approving import Command, decided
 from trustfed.journal.events import TypedEvent
+from trustfed.journal.fold import Fold
+from trustfed.runtime.clock import Clock
 
-if TYPE_CHECKING:
-    from trustfed.cluster.admin_parts import AdminParts
+
+class Holders(Protocol):
+    """Who has which authority, and how long what it signed lives (trustfed.cluster.admin_parts.AdminParts)."""
+
+    @property
+    def fold(self) -> Fold[ClusterState]: ...
+
+    @property
+    def consumers(self) -> Callable[[datetime], Sequence[Consumer]]: ...
+
+    @property
+    def lifecycle(self) -> Policy: ...
+
+    @property
+    def last_leaf(self) -> Callable[[AuthorityState, datetime], datetime]: ...
+
+    @property
+    def clock(self) -> Clock: ...
 
 
 class AuthorityPreparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,9 +98,8 @@ def preparation(state: ClusterState, kind: str) -> AuthorityPreparation:
     return AuthorityPreparation(kind, active)
 
 
-def commands(parts: AdminParts) -> Sequence[Command[ClusterState]]:
+def commands(parts: Holders) -> Sequence[Command[ClusterState]]:
     """All of them; `parts` know who has not got an authority yet."""
-    from trustfed.cluster.admin_parts import missing_for  # noqa: PLC0415  those parts hold these commands
 
     def activate(state: ClusterState, body: AuthorityActivation, now: datetime) -> Sequence[TypedEvent]:
         known = state.authorities.get(body.authority)
@@ -135,7 +152,15 @@ def commands(parts: AdminParts) -> Sequence[Command[ClusterState]]:
     )
 
 
-def missing_external(state: ClusterState, parts: AdminParts) -> tuple[str, ...]:
+def missing_for(authority: AuthorityState, parts: Holders, now: datetime) -> tuple[str, ...]:
+    """Who holds the activation of a prepared authority back, by name."""
+    consumers = list(parts.consumers(now))
+    if authority.kind is Kind.X509:
+        consumers += authority_commands.waiting_for_root(parts.fold.state)
+    return waiting_for(authority, consumers, parts.lifecycle, now)
+
+
+def missing_external(state: ClusterState, parts: Holders) -> tuple[str, ...]:
     """Who has not got the one that follows; the root's signature plays no part for an external one."""
     now = parts.clock.now()
     following = external.course(state, (), now).following

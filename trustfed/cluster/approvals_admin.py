@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import AdminParts, Reason, acting, answered, body_of, command_id_of
 from trustfed.cluster.state import ClusterState
 from trustfed.journal.approving import Pinned
+from trustfed.runtime.paths import Paths
 
 
 class Approval(msgspec.Struct, forbid_unknown_fields=True):
@@ -35,7 +37,7 @@ async def asked(
     return answered(done())
 
 
-def approval_paths(app: FastAPI, parts: AdminParts) -> None:
+def approval_paths(app: Paths, parts: AdminParts) -> None:
     @app.get("/approvals")
     async def listed(broken: bool = False, all: bool = False) -> Response:
         return answered({"approvals": parts.approvals.listed(broken=broken, all_=all)})

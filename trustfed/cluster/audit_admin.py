@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from fastapi import FastAPI, Response
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import AdminParts, answered, page
 from trustfed.errors import Invalid
 from trustfed.journal import audit
+from trustfed.runtime.paths import Paths
 
 OWN = "cluster"
 
 
-def audit_paths(app: FastAPI, parts: AdminParts) -> None:
+def audit_paths(app: Paths, parts: AdminParts) -> None:
     @app.get("/audit")
     async def found(
         actor: str = "",

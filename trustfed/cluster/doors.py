@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from trustfed.cluster.admission import NodeAdmission
 from trustfed.cluster.state import ClusterState
@@ -14,6 +15,7 @@ from trustfed.errors import Denied, NotFound, Unavailable
 from trustfed.federation.envelope import Envelope
 from trustfed.journal.fold import Fold
 from trustfed.runtime import logs
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.problems import map_errors
 
 log = logs.get("cluster.doors")
@@ -27,11 +29,11 @@ Confirmed = Callable[[], bytes | None]
 """This domain's newest confirmation, if it has signed one."""
 
 
-def bundle_app(own: Callable[[], Envelope], seen: Seen | None = None, confirmed: Confirmed | None = None) -> FastAPI:
+def bundle_app(own: Callable[[], Envelope], seen: Seen | None = None, confirmed: Confirmed | None = None) -> Paths:
     """The SPIFFE bundle endpoint (SPIFFE Federation §5): the bundle document at / and /bundle; beside it the envelope, and
     the domain's word that this is its newest.
     """
-    app = _app("trustfed bundle endpoint")
+    app = _app()
 
     @app.get("/")
     @app.get("/bundle")
@@ -64,7 +66,7 @@ def spiffe_app(
     admission: NodeAdmission,
     seen: Seen | None = None,
     confirmed: Confirmed | None = None,
-) -> FastAPI:
+) -> Paths:
     """The https_spiffe listener: the bundle endpoint, the root set, attestation and renewal of nodes."""
     app = bundle_app(own, seen, confirmed)
 
@@ -116,7 +118,7 @@ def document(request: Request, body: bytes, content_type: str, max_age: int) -> 
     return Response(body, media_type=content_type, headers=headers)
 
 
-def _app(title: str) -> FastAPI:
-    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
+def _app() -> Paths:
+    app = Paths()
     map_errors(app)
     return app

@@ -18,12 +18,29 @@ from trustfed.cluster.mesh import state as mesh
 from trustfed.cluster.state import ClusterState, Domain, ForeignPeer, Grant, Hub, Invitation, Node, Peer
 from trustfed.journal import approvals
 from trustfed.journal.events import TypedEvent
+from trustfed.journal.fold import Fold
+from trustfed.journal.ports import Journal, Snapshots
+from trustfed.journal.table import decode_state, encode_state
 
 SCHEMA = 1
 FORGET_INVITATIONS = timedelta(days=7)
 """How long after its end a node token is still told apart from one that never was."""
 KEPT_GRANTS = 10_000
 """Beyond so many, those by which others accepted this domain and that have ended are forgotten."""
+
+
+def cluster_fold(journal: Journal, snapshots: Snapshots, initial: ClusterState | None = None) -> Fold[ClusterState]:
+    """The fold of a cluster's journal, to be started; it begins with `initial`, or with nothing."""
+    return Fold(
+        journal,
+        snapshots,
+        initial or ClusterState(),
+        apply,
+        e.CODEC,
+        encode_state,
+        lambda data: decode_state(data, ClusterState),
+        SCHEMA,
+    )
 
 
 def apply(state: ClusterState, event: TypedEvent) -> ClusterState:

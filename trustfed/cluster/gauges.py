@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ca.lifecycle import Kind, Status
-from trustfed.cluster.admin_parts import AdminParts, missing_for
+from trustfed.cluster.admin_parts import AdminParts
+from trustfed.cluster.approvals import missing_for
 
 
 def show(parts: AdminParts) -> None:

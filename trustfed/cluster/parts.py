@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 from ca.keys.open import close_keys, open_keys
 from ca.keys.port import KeyStore
-from trustfed.cluster import events as e
-from trustfed.cluster import fold as folding
 from trustfed.cluster.authorities import Authorities
 from trustfed.cluster.config import ClusterConfig
+from trustfed.cluster.fold import cluster_fold
 from trustfed.cluster.issuance import Issuance
 from trustfed.cluster.state import ClusterState
 from trustfed.journal.fold import Fold
 from trustfed.journal.sqlite import Store, open_store
-from trustfed.journal.table import decode_state, encode_state
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock, SystemClock
 from trustfed.runtime.metrics import Registry
@@ -44,16 +42,7 @@ async def open_parts(config: ClusterConfig) -> Parts:
     keys: KeyStore | None = None
     try:
         keys = open_keys(config.keys.within(config.data_dir))
-        fold = Fold(
-            store.journal,
-            store.snapshots,
-            ClusterState(),
-            folding.apply,
-            e.CODEC,
-            encode_state,
-            lambda data: decode_state(data, ClusterState),
-            folding.SCHEMA,
-        )
+        fold = cluster_fold(store.journal, store.snapshots)
         await fold.start()
     except BaseException:
         await store.close()

@@ -23,6 +23,11 @@ class Held:
     software: str = ""
     heard: datetime | None = None
 
+    def closed(self, now: datetime) -> None:
+        """A stream of it has ended: until then it was heard, whatever it had to say."""
+        self.streams -= 1
+        self.heard = max(self.heard or now, now)
+
 
 class Presence:
     """The consumers of bundles inside this cluster."""

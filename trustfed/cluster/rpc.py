@@ -173,7 +173,7 @@ class NodeRpc:
         finally:
             reader.cancel()
             self._sessions.leave(view)
-            held.streams -= 1
+            held.closed(self._clock.now())
             log.info("node disconnected", node=node.name, error=view.over.message if view.over else "")
 
     async def _greet(

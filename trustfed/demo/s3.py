@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import shutil
 import socket
-import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trustfed.demo.processes import Process
+from trustfed.demo.programs import installed
 from trustfed.errors import Unavailable
 from trustfed.runtime.files import write_atomic
 
@@ -106,7 +104,7 @@ secret_access_key_file = "{self.secret}"
 
 def binary() -> str | None:
     """The server's program, where it is installed."""
-    return shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+    return installed("weed")
 
 
 def prepare(folder: Path) -> S3:

@@ -18,9 +18,9 @@ FAULTS = {
     "a dead cluster": ("?show=all", "1 cluster away"),
     "a late rotation": ("alarms", "burn_slow"),
     "a roll-over held up by one node": ("rollovers", "node node-"),
-    "a serial nobody issued": ("alarms", "unknown-serial"),
-    "a silent node": ("alarms", "telemetry-silence"),
-    "a wrong clock": ("alarms", "clock-offset"),
+    "a serial nobody issued": ("alarms", "unknown_serial"),
+    "a silent node": ("alarms", "node_silent"),
+    "a wrong clock": ("alarms", "clock_offset"),
     "a setting that will fail": ("lint", "short-node-svid"),
     "a withheld figure": ("?show=all", "withheld"),
 }

@@ -1,6 +1,7 @@
 """What was open when facts left by retention, carried forward in the facts evidence.rollup: an engine begins from it.
 
-The fact's key is the first position that is retained; `carried` is base64 over zlib over frames (4 bytes of length, big-endian,
+The fact's key is the first position that is retained, and `/` and a number behind it if that was tried before, so that no
+key has more facts than `find` gives. `carried` is base64 over zlib over frames (4 bytes of length, big-endian,
 and a chunk of `Engine.save`), cut into `parts`.
 """
 
@@ -23,6 +24,7 @@ PART_BYTES = 36 << 10
 
 MAX_PARTS = 1_000
 MAX_STATE = 1 << 30
+MAX_TRIES = 1_000
 
 
 class Found(Protocol):
@@ -84,15 +86,32 @@ def carried_state(rollups: Sequence[Fact]) -> list[bytes]:
     return unpacked(whole) if whole else []
 
 
+async def rollups(ledger: Found, first: int) -> list[list[Fact]]:
+    """The facts of each try to let everything before `first` go, the oldest first."""
+    tries: list[list[Fact]] = []
+    while len(tries) < MAX_TRIES and (found := await ledger.find(f.ROLLUP, key_of(first, len(tries)))):
+        tries.append(found)
+    return tries
+
+
+def key_of(first: int, tries: int) -> str:
+    """The key of the facts of the try behind so many others. Raises Invalid beyond 1,000."""
+    if tries >= MAX_TRIES:
+        raise Invalid(
+            f"to let go of the facts before {first} was tried {tries} times", hint="read the log of retention"
+        )
+    return f"{first}/{tries}" if tries else str(first)
+
+
 async def carried_engine(ledger: Found, trust_domain: str, definition: Definition) -> Engine:
     """The engine that a fold of this ledger begins with: empty, or as it was where the retained facts begin.
 
     What it carries counts from here on as if it had just opened.
     """
     if ledger.first > 1:
-        rollups = await ledger.find(f.ROLLUP, str(ledger.first))
-        chunks = carried_state(rollups)
-        if chunks:
+        for tried in reversed(await rollups(ledger, ledger.first)):
+            if not (chunks := carried_state(tried)):
+                continue
             engine = Engine.load(trust_domain, definition, chunks)
             engine.count_anew()
             return engine

@@ -79,9 +79,7 @@ class Engine(Leaves):
         if not self.first_position:
             self.first_position, self.first_at = position, fact.at
         self.position = position
-        if fact.at > self.clock:
-            self.clock = fact.at
-            self._pass()
+        self.past(fact.at)
         rule = self._rules.get(fact.kind)
         if rule is None:
             return
@@ -89,6 +87,12 @@ class Engine(Leaves):
             rule(position, self._time(fact), fact)
         except (KeyError, TypeError, ValueError, AttributeError):
             self.malformed += 1
+
+    def past(self, at: int) -> None:
+        """The clock of the facts has come so far: all that a fact about others changes here."""
+        if at > self.clock:
+            self.clock = at
+            self._pass()
 
     def advance(self, as_of_ms: int) -> None:
         """Look at everything as of this time; never back."""

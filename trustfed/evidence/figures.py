@@ -72,6 +72,7 @@ class Figures(msgspec.Struct, frozen=True):
     ]  # unknown_serials: held or shown, never issued; abandoned: issued, never delivered; prefetched
     first: int
     corrected: int
+    recreated: dict[str, int] = {}  # of the excused, per class: those that were there again within their life (13)
 
 
 def figures(
@@ -82,6 +83,7 @@ def figures(
     as_of_ms: int,
     definition: Definition = DEFINITION,
     trust_domain: str = "",
+    recreated: Mapping[str, int] | None = None,
 ) -> Figures:
     """The figures of a window as of then (40 to 43). Raises Invalid for a window that is none."""
     window = window.within(as_of_ms)
@@ -103,6 +105,7 @@ def figures(
         orphans={name: total[name] for name in ("unknown_serials", "abandoned", "prefetched")},
         first=total["first"],
         corrected=total["corrected"],
+        recreated=dict(recreated or {}),
     )
 
 

@@ -35,6 +35,7 @@ class Leaves:
         self.silent: dict[str, int] = {}  # node: since when
         self.silences: dict[str, list[tuple[int, int]]] = {}  # node, or "" for all: from when until when
         self.gone: dict[str, int] = {}  # "entry/ID" or "node/NAME": when it ended
+        self.excused: dict[tuple[str, str, str], dict[str, Pending]] = {}  # by SPIFFE ID, node and slot
         self.commands: dict[str, tuple[str, int, int]] = {}  # authority or "entry/ID": force, deadline, position
         self.dirty: dict[str, Pending] = {}
         self.limits: list[tuple[int, int, Pending]] = []  # by the facts' clock: may it be settled?
@@ -79,9 +80,8 @@ class Leaves:
         self.live[fact.key] = serial
         heappush(self.ends, (serial.not_after_ms + 2 * self.definition.unknown_grace_ms, self.tick(), serial))
         if serial.slot in SLOT_CLASS:
-            if self.gone:  # 6
-                self.gone.pop(f"entry/{serial.entry}", None)
-                self.gone.pop(f"node/{serial.node}", None)
+            if self.gone or self.excused:
+                self.there_again(fact)
             if slot is None:
                 slot = self.slots[key] = Slot(*key)
             slot.remember(serial)
@@ -92,6 +92,16 @@ class Leaves:
                     self.dirty[newest.id] = newest
                 self._evidence(slot, serial, Level.ISSUED, fact.at)
         return serial
+
+    def there_again(self, fact: Fact) -> None:
+        """A serial is issued: its entry and node are no longer gone (6), and who was excused is there again (13)."""
+        body = fact.body
+        self.gone.pop(f"entry/{body['entry']}", None)
+        self.gone.pop(f"node/{body['node']}", None)
+        for it in self.excused.get((body["spiffe_id"], body["node"], body["slot"]), {}).values():
+            if fact.at <= it.hard_ms and not it.again_ms:
+                it.again_ms = fact.at
+                self.dirty[it.id] = it
 
     def refused(self, position: int, at: int, fact: Fact) -> None:
         """Tries that were refused (11)."""
@@ -147,15 +157,14 @@ class Leaves:
                 continue
             if it.reached_ms and it.successor != serial.serial:  # 2b
                 continue
+            self.dirty[it.id] = it
             if at < it.by_level_ms.get(name, at + 1):  # 2c
                 it.by_level_ms[name] = at
-                self.dirty[it.id] = it
             it.reached = max(it.reached, level)
             if not it.reached_ms:
                 it.successor = serial.serial
             if level >= it.level and (not it.reached_ms or at < it.reached_ms):
                 it.reached_ms, it.successor = at, serial.serial
-                self.dirty[it.id] = it
                 reached.append(it)
         for it in reached:
             if self.clock > it.on_time_ms:
@@ -196,7 +205,7 @@ class Leaves:
             after=after,
         )
         if self.gone:  # 6
-            it.excused_ms = self.gone.get(f"entry/{it.entry}", 0) or self.gone.get(f"node/{it.node}", 0)
+            self.excuse(it, self.gone.get(f"entry/{it.entry}", 0) or self.gone.get(f"node/{it.node}", 0))
         if self.silences:  # 8
             silences = (*self.silences.get("", ()), *self.silences.get(it.node, ()))
             it.silence = any(begin <= it.hard_ms <= end for begin, end in silences)
@@ -230,6 +239,11 @@ class Leaves:
             held = index.get(key)
             if held is not None and held.pop(it.id, None) is not None and not held:
                 del index[key]
+        if it.excused_ms:
+            excused = self.excused[it.spiffe_id, it.node, it.slot]
+            del excused[it.id]
+            if not excused:
+                del self.excused[it.spiffe_id, it.node, it.slot]
         slot = self.slots.get((it.instance, it.slot))
         if slot is not None:
             slot.obligations.remove(it)
@@ -303,8 +317,14 @@ class Leaves:
         self.gone[name] = at
         for it in pending.values():
             if not it.excused_ms:
-                it.excused_ms = at
+                self.excuse(it, at)
                 self.dirty[it.id] = it
+
+    def excuse(self, it: Pending, at: int) -> None:
+        """It is not owed any more (6); 0: it is."""
+        it.excused_ms = at
+        if at:
+            self.excused.setdefault((it.spiffe_id, it.node, it.slot), {})[it.id] = it
 
     def forced_rotation(self, position: int, at: int, fact: Fact) -> None:
         """7"""

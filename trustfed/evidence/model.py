@@ -103,3 +103,5 @@ class Obligation(msgspec.Struct):
     why: str = ""
     by_level_ms: dict[str, int] = {}
     """When the successor had reached each level: "issued", "delivered", "loaded", "confirmed"."""
+    again_ms: int = 0
+    """When its SPIFFE ID was issued again on its node, though it was excused because it was gone."""

@@ -37,6 +37,8 @@ SINGLE = (DEFINITION, KEYS, CHECKPOINT, OPENING, FIGURES, SECOND, README)
 CUT = "log.checkpoint"
 """The kind of the journal's events that are checkpoints of the ledger."""
 SEGMENT = 65_536
+MAX_UNPACKED = 256 << 20
+"""Lines and bytes of one segment: what compressed bytes can grow to is bounded by what they are."""
 MAX_SINGLE = 16 << 20
 MAX_MEMBERS = 100_000
 MAX_LINE = (1 << 20) + (64 << 10)
@@ -151,7 +153,7 @@ class Reader:
             name = segment_name(log, number)
             if name not in self._members or name not in sizes:
                 raise Unreadable(f"{name} is missing: entries from {position} on are not here", name)
-            for line in self._segment(name, sizes[name].unpacked):
+            for line in self._segment(sizes[name]):
                 yield position, line
                 position += 1
         if position != span.last + 1:
@@ -197,10 +199,13 @@ class Reader:
             left -= len(chunk)
         return digest.hexdigest()
 
-    def _segment(self, name: str, unpacked: int) -> Iterator[bytes]:
+    def _segment(self, member: Member) -> Iterator[bytes]:
         """The lines of one segment; never more than the manifest says, whatever the compressed bytes hold."""
-        info = self._members[name]
+        name, unpacked, info = member.name, member.unpacked, self._members[member.name]
         unzip, rest, at, left = zlib.decompressobj(wbits=31), b"", info.offset_data, info.size
+        digest = hashlib.sha256()
+        if unpacked > MAX_UNPACKED or member.lines > SEGMENT:
+            raise Unreadable(f"{name} says that it holds more than {MAX_UNPACKED} bytes or {SEGMENT} lines", name)
         try:
             while not unzip.eof:
                 if not unzip.unconsumed_tail and not left:
@@ -210,6 +215,7 @@ class Reader:
                     self._file.seek(at)
                     packed = self._file.read(min(_CHUNK, left))
                     at, left = at + len(packed), left - len(packed)
+                    digest.update(packed)
                 data = unzip.decompress(packed, _CHUNK)
                 unpacked -= len(data)
                 if unpacked < 0 or len(rest) > MAX_LINE:
@@ -220,3 +226,5 @@ class Reader:
             raise Unreadable(f"{name} cannot be unpacked: {error}", name) from None
         if rest or unzip.unused_data or left:
             raise Unreadable(f"{name} ends in the middle of a line, or goes on behind its end", name)
+        if digest.hexdigest() != member.sha256:  # also where it was changed since it was first looked at
+            raise Unreadable(f"{name} is not what the manifest says", name)

@@ -17,24 +17,24 @@ import base64
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from trustfed.errors import TrustfedError
-from trustfed.evidence import mirrored, pack
+from trustfed.errors import Invalid, TrustfedError
+from trustfed.evidence import mirrored, pack, pack_share
 from trustfed.evidence.definition import DEFINITION, Definition, read_definition
-from trustfed.evidence.facts import ISSUED
+from trustfed.evidence.mirrored import Decisions
 from trustfed.evidence.pack import CUT, Keys, Reader
-from trustfed.evidence.pack_figures import PackFigures, computed
-from trustfed.evidence.rules import SLOT_CLASS
+from trustfed.evidence.pack_figures import PackFigures, computed, figures_of
 from trustfed.evidence.trust import Trust
 from trustfed.federation.envelope import PublicationKey
 from trustfed.federation.log_key import open_log_key
 from trustfed.journal.events import Event, Fact
 from trustfed.journal.merkle.checkpoint import open_checkpoint, origin_of, peek_checkpoint
-from trustfed.journal.merkle.hashing import leaf_hash
+from trustfed.journal.merkle.hashing import EMPTY_ROOT, leaf_hash
 from trustfed.journal.merkle.note import open_note
 from trustfed.journal.merkle.ranges import CompactRange, levels_of
 from trustfed.journal.merkle.vkey import parse_vkey
@@ -60,6 +60,8 @@ class Finding:
     code: str
     says: str
     fault: bool
+    doubt: bool = False
+    """It holds, and yet somebody should look."""
 
 
 @dataclass
@@ -95,23 +97,25 @@ class Verdict:
 def verify(path: Path, trust: Trust, progress: Progress = lambda _what, _done, _of: None) -> Verdict:
     """Verify a pack. Blocks, for seconds. Raises Unreadable if the file is no pack at all; everything else is in the verdict."""
     with Reader(path) as reader:
-        checking = _Checking(reader, trust, progress)
+        checking = _Checking(path, reader, trust, progress)
         checking.run()
         return checking.verdict
 
 
 class _Checking:
-    def __init__(self, reader: Reader, trust: Trust, progress: Progress) -> None:
+    def __init__(self, path: Path, reader: Reader, trust: Trust, progress: Progress) -> None:
+        self._path = path
         self._reader, self._trust, self._progress = reader, trust, progress
         self._manifest = reader.manifest
         self.verdict = Verdict(trust_domain=self._manifest.trust_domain)
         self._domain = TrustDomain.parse(self._manifest.trust_domain)
-        self._cuts: dict[int, tuple[int, bytes]] = {}
-        """Ledger size → (when it was first recorded, root) of each checkpoint of the ledger in the journal."""
+        self._cuts: dict[int, _Cut] = {0: _Cut(0, EMPTY_ROOT, 0)}
+        """Ledger size → the first checkpoint of it in the journal."""
         self._held = {one.size for one, _ in trust.checkpoints if one.origin == self._origin("journal")}
         self._roots: dict[int, bytes] = {}
         """Of the journal, at the sizes that the auditor holds."""
-        self._mirrored: dict[int, Event] = {}
+        self._decisions = Decisions()
+        self._wrong: list[str] = []
         self._keyed: object = None
         """The publication key, as the domain's first event has it."""
 
@@ -132,6 +136,16 @@ class _Checking:
         changed = self._reader.changed()  # 1
         for name in changed[:20]:
             self.verdict.fails("member", f"{name[:80]} is not what the manifest says, or not named by it, or missing")
+        ours = resources.files("trustfed.evidence").joinpath("auditor.py").read_bytes()
+        if pack.SECOND in self._reader.names() and self._reader.single(pack.SECOND) == ours:
+            self.verdict.holds(
+                "program", f"{pack.SECOND} is the second verifier that this program ships, byte for byte"
+            )
+        else:
+            says = (
+                f"{pack.SECOND} is not ours: another version made the pack, or somebody put a program of theirs into it"
+            )
+            self.verdict.findings.append(Finding("program", says, False, doubt=True))
         if not changed:
             self.verdict.holds("member", f"{len(self._manifest.members)} members, each as the manifest says")
 
@@ -153,12 +167,12 @@ class _Checking:
                 self._roots[position] = tree.root()
             if event.kind == CUT and event.body.get("origin") == self._origin("ledger"):
                 size, root = event.body["size"], base64.b64decode(event.body["root"], validate=True)
-                self._cuts.setdefault(size, (event.at, root))
+                self._cuts.setdefault(size, _Cut(event.at, root, position))
             elif event.kind == "cluster.keyed":
                 # The first alone: who appends another one to a journal of somebody else's does not become its owner.
                 self._keyed = self._keyed or event.body.get("publication_key")
-            elif mirrored.of_interest(event.kind):
-                self._mirrored[position] = event
+            else:
+                self._decisions.take(position, event)
         said = peek_checkpoint(self._reader.single(pack.CHECKPOINT))
         if said.origin != self._origin("journal"):
             self.verdict.fails("scope", f"the checkpoint is of {said.origin[:120]}, not of {self._origin('journal')}")
@@ -201,13 +215,16 @@ class _Checking:
                 self._established(f"{key.name}, whom you trust, cosigned the checkpoint")
             else:
                 self.verdict.fails("cosignature", f"{key.name}, whom you trust, did not cosign this checkpoint")
+        for name in sorted({key.name for key in seen - {log, *self._trust.cosigners}}):
+            self.verdict.holds("cosigner", f"cosigned by {name}, whom you did not name: to you that proves nothing")
 
     def _ledger(self) -> None:
         manifest = self._manifest
         span, begin = manifest.ledger, manifest.ledger.first - 1
         roots = [bytes.fromhex(text) for text in msgspec.json.decode(self._reader.single(pack.OPENING), type=list[str])]
         tree = CompactRange(begin, list(zip(levels_of(begin), roots, strict=True)))
-        if begin and self._cuts.get(begin, (0, b""))[1] != tree.root():  # 5
+        opening = self._cuts.get(begin)
+        if opening is None or opening.root != tree.root():  # 5
             self.verdict.fails("opening", f"no checkpoint in the journal says that the ledger was so at {begin}")
         definition = read_definition(self._reader.single(pack.DEFINITION))
         if definition.hash != manifest.definition:
@@ -215,48 +232,65 @@ class _Checking:
         if definition != DEFINITION:  # 7
             says = f"{definition.hash} counts otherwise than version {DEFINITION.version} that this program knows"
             self.verdict.fails("definition", f"{says}, {DEFINITION.hash}")
-        wrong: list[str] = []
-        longest = 0
-
-        def facts() -> Iterator[tuple[int, Fact]]:
-            nonlocal longest
-            last = begin
-            for position, line in self._lines("ledger", span):
-                tree.append(leaf_hash(line))
-                if position in self._cuts and self._cuts[position][1] != tree.root():
-                    raise _Broken(f"entries {last + 1} to {position} are not what the journal's checkpoint covers")
-                last = position if position in self._cuts else last
-                fact = _FACT.decode(line)
-                if fact.kind == ISSUED and fact.body["slot"] in SLOT_CLASS:
-                    longest = max(longest, (fact.body["not_after"] - fact.body["not_before"]) * 1000)
-                why = mirrored.disagreement(fact, self._mirrored)  # 6
-                if why and len(wrong) < 20:
-                    wrong.append(f"fact {position}: {why}")
-                yield position, fact
-
-        try:
-            figures = computed(manifest, definition, facts())
-        except _Broken as broken:
-            self.verdict.fails("ledger", str(broken))
-            return
-        for why in wrong:
+        of = 1 if self.verdict.faults else pack_share.shares(span.count)
+        if of == 1:
+            tally = computed(manifest, definition, self._facts(tree))
+        else:
+            with pack_share.counting(self._path, manifest, definition.body(), of) as counting:
+                for _ in self._glances(tree):
+                    pass
+                tally = counting.tally()
+        for why in self._wrong:
             self.verdict.fails("mirror", why)
         if span.last and span.last not in self._cuts:
             self.verdict.fails("ledger", f"no checkpoint in the journal covers it up to {span.last}")
         else:
             self.verdict.holds("ledger", f"{span.count} facts, without a gap, between checkpoints in the journal")
-        self._scope(definition, longest)
-        self.verdict.figures = figures
-        self._figures(figures)
+        self._scope(definition, tally.longest_ms)
+        self.verdict.figures = figures_of(manifest, definition, tally)
+        self._figures(self.verdict.figures)
 
-    def _scope(self, definition: Definition, longest: int) -> None:
+    def _facts(self, tree: CompactRange) -> Iterator[tuple[int, Fact]]:
+        """The facts, each compared with what it mirrors (6)."""
+        for position, line in self._hashed(tree):
+            fact = _FACT.decode(line)
+            self._compare(position, fact)
+            yield position, fact
+
+    def _glances(self, tree: CompactRange) -> Iterator[None]:
+        """The same, read no further than that needs: others count."""
+        for position, line in self._hashed(tree):
+            if mirrored.mirrors(pack_share.GLANCE.decode(line).kind):
+                self._compare(position, _FACT.decode(line))
+        yield
+
+    def _hashed(self, tree: CompactRange) -> Iterator[tuple[int, bytes]]:
+        """The ledger's lines, taken into its tree. Raises Invalid where it is not the one that the journal covers (5)."""
+        last, append, cuts = tree.size, tree.append, self._cuts
+        for position, line in self._lines("ledger", self._manifest.ledger):
+            append(leaf_hash(line))
+            if position in cuts:
+                if cuts[position].root != tree.root():
+                    raise Invalid(f"entries {last + 1} to {position} are not what the journal's checkpoint covers")
+                last = position
+            yield position, line
+
+    def _compare(self, position: int, fact: Fact) -> None:
+        why = self._decisions.compare(fact)
+        if why and len(self._wrong) < mirrored.MAX_NAMED:
+            self._wrong.append(f"fact {position}: {why}")
+
+    def _scope(self, definition: Definition, seen_ms: int) -> None:
         """10: nothing of the scope is missing because the entries begin too late, or end too early."""
         manifest = self._manifest
-        begin, end = manifest.ledger.first - 1, manifest.ledger.last
-        since, until = (self._cuts.get(at, (0, b""))[0] for at in (begin, end))
-        if begin and since > manifest.from_ms - longest:
+        opening, closing = (self._cuts.get(at, _NO_CUT) for at in (manifest.ledger.first - 1, manifest.ledger.last))
+        for why in self._decisions.omitted(opening.position, closing.at - definition.close_ms):  # 6
+            self.verdict.fails("mirror", why)
+        # What is not here could have lived longer than all that is: its authority, which is in the journal, cannot hide.
+        longest = max(seen_ms, self._decisions.longest_ms(definition, manifest.from_ms, manifest.to_ms))
+        if opening.position and opening.at > manifest.from_ms - longest:
             self.verdict.fails("scope", "the facts begin when what falls due in it was in use already")
-        if end < max(self._cuts, default=0) and until < manifest.to_ms + longest + definition.close_ms:
+        if manifest.ledger.last < max(self._cuts) and closing.at < manifest.to_ms + longest + definition.close_ms:
             self.verdict.fails(
                 "scope", "there are later facts that could tell of what fell due in it, and are not here"
             )
@@ -291,8 +325,15 @@ class _Checking:
         self.verdict.holds("origin", says)
 
 
-class _Broken(Exception):
-    """The ledger's entries are not those of the log."""
+class _Cut(NamedTuple):
+    """A checkpoint of the ledger: when it was recorded, its root, and its position in the journal."""
+
+    at: int
+    root: bytes
+    position: int
+
+
+_NO_CUT = _Cut(0, b"", 0)
 
 
 def _code_of(step: Callable[[], None]) -> str:

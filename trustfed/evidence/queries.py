@@ -9,35 +9,37 @@ Each kind takes a JSON object and gives one with `as_of_ms` and `position`: the 
 | identity | spiffe_id, instance or serial; depth | lineages, and all their obligations (trustfed.evidence.timeline) |
 | obligations | class, outcome, instance, from_ms, to_ms, after, limit | all but what is on time; next |
 | facts | kind and key; or after, limit | facts with their positions; next |
+| rotations | class, authority, limit | of authorities, token keys, roots and bundles, newest first; of one authority its steps |
 | orphans | limit | unknown serials and corrections, newest first |
 | search | text, limit | what begins so: SPIFFE IDs, instances, serials |
 | figures | from_ms, to_ms | trustfed.evidence.figures.Figures |
 | inventory | limit, after | certificates that live (trustfed.evidence.inventory), and sums by algorithm; next |
+| node | node | what lives there: how many certificates, whose (SPIFFE IDs, the first 100) |
 | status | | store, position, behind, definition |
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from trustfed.errors import Invalid, NotFound
 from trustfed.evidence import facts as f
-from trustfed.evidence import inventory, timeline
+from trustfed.evidence import inventory, tables, timeline
 from trustfed.evidence.changes import plain
 from trustfed.evidence.engine import Engine
 from trustfed.evidence.figures import Window
-from trustfed.evidence.model import Class, Obligation, Outcome
+from trustfed.evidence.model import FEW, Class, Obligation, Outcome
 from trustfed.evidence.store import EvidenceStore, Facts
 from trustfed.evidence.tables import Identity, identity
 
 MAX_ANSWER = 900 << 10
 """Below the 1 MiB of an answer on the stream, so that what is around it has room."""
 
-MAX_PAGE = 200
+MAX_PAGE, MAX_NAMED = 200, 100
 _MOST_MS = 1 << 48
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -73,6 +75,14 @@ class AskFacts(msgspec.Struct, forbid_unknown_fields=True):
     limit: int = 50
 
 
+class AskRotations(msgspec.Struct, forbid_unknown_fields=True, rename={"class_": "class"}):
+    """Of one class, or of one authority: those that it ended, and the one that ended it."""
+
+    class_: str = ""
+    authority: str = ""
+    limit: int = 50
+
+
 class AskPage(msgspec.Struct, forbid_unknown_fields=True):
     """A page of a list."""
 
@@ -94,6 +104,12 @@ class AskFigures(msgspec.Struct, forbid_unknown_fields=True):
     to_ms: int
 
 
+class AskNode(msgspec.Struct, forbid_unknown_fields=True):
+    """A node's name."""
+
+    node: str
+
+
 class AskNothing(msgspec.Struct, forbid_unknown_fields=True):
     """No members."""
 
@@ -101,16 +117,19 @@ class AskNothing(msgspec.Struct, forbid_unknown_fields=True):
 class Queries:
     """Answers from one store and its ledger."""
 
-    def __init__(self, store: EvidenceStore, ledger: Facts) -> None:
-        self._store, self._ledger = store, ledger
+    def __init__(self, store: EvidenceStore, ledger: Facts, owners: Callable[[], Mapping[str, str]] = dict) -> None:
+        """`owners`: whose each entry is, where somebody is named (the ledger does not say)."""
+        self._store, self._ledger, self._owners = store, ledger, owners
         self._kinds: dict[str, Callable[[bytes], Awaitable[dict[str, Any]]]] = {
             "identity": self._identity,
             "obligations": self._obligations,
             "facts": self._facts,
+            "rotations": self._rotations,
             "orphans": self._orphans,
             "search": self._search,
             "figures": self._figures,
             "inventory": self._inventory,
+            "node": self._node,
             "status": self._status,
         }
 
@@ -186,6 +205,20 @@ class Queries:
         rows = [{"position": one.position, "fact": one.fact} for one in recorded]
         return {"facts": rows, "next": recorded[-1].position if len(recorded) == limit else None}
 
+    async def _rotations(self, body: bytes) -> dict[str, Any]:
+        asked = _read(body, AskRotations)
+        limit, few = _limit(asked.limit), sorted(FEW)
+        if asked.class_ and asked.class_ not in few:
+            raise Invalid(f"there is no class {asked.class_[:40]!r} of few rotations", hint=", ".join(few))
+        classes = [asked.class_] if asked.class_ else few
+        found = await self._store.read(lambda it: tables.rotations(it, classes, asked.authority, limit))
+        if not asked.authority:
+            return {"rotations": found}
+        steps = await timeline.steps(self._ledger, asked.authority)
+        if not steps and not found:
+            raise NotFound(f"no authority {asked.authority[:80]!r} is known here", hint="trustfed authority list")
+        return {"rotations": found, "steps": steps}
+
     async def _orphans(self, body: bytes) -> dict[str, Any]:
         limit = _limit(_read(body, AskPage).limit)
 
@@ -234,8 +267,18 @@ class Queries:
 
     async def _inventory(self, body: bytes) -> dict[str, Any]:
         asked = _read(body, AskPage)
-        limit = _limit(asked.limit)
-        return await self._store.look(lambda engine: inventory.page(engine, asked.after, limit))
+        limit, owners = _limit(asked.limit), self._owners()
+        return await self._store.look(lambda engine: inventory.page(engine, asked.after, limit, owners))
+
+    async def _node(self, body: bytes) -> dict[str, Any]:
+        name = _read(body, AskNode).node
+
+        def work(engine: Engine) -> dict[str, Any]:
+            there = [one for one in engine.live.values() if one.node == name and one.not_after_ms > engine.as_of]
+            named = sorted({one.spiffe_id for one in there})
+            return {"certificates": len(there), "identities": len(named), "spiffe_ids": named[:MAX_NAMED]}
+
+        return await self._store.look(work)
 
     async def _status(self, body: bytes) -> dict[str, Any]:
         _read(body, AskNothing)

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from trustfed.evidence import facts as f
-from trustfed.evidence.carried import carried_engine, packed
+from trustfed.evidence.carried import carried_engine, key_of, packed, rollups
 from trustfed.evidence.definition import DEFINITION, Definition
 from trustfed.evidence.engine import Engine
 from trustfed.evidence.model import COUNTS, Class
@@ -100,8 +100,9 @@ class Rolling:
         for place, count in enumerate(counts):
             row[place] += sign * count
 
-    def facts(self, at_ms: int, begin: int, end: int, root: str) -> list[Fact]:
-        """What is recorded before the facts in [begin, end) leave; `root` is the Merkle root over all leaves before `end`.
+    def facts(self, at_ms: int, begin: int, end: int, root: str, tries: int) -> list[Fact]:
+        """What is recorded before the facts in [begin, end) leave; `root` is the Merkle root over all leaves before `end`,
+        `tries` how often that was recorded before.
 
         Raises Invalid if more is open than 1,000 facts hold. Blocks.
         """
@@ -124,7 +125,7 @@ class Rolling:
             Fact(
                 at_ms,
                 f.ROLLUP,
-                str(end),
+                key_of(end, tries),
                 {**(said if part == 0 else {}), "part": part, "parts": len(parts), "carried": text},
             )
             for part, text in enumerate(parts)
@@ -161,7 +162,8 @@ async def retire(
         await asyncio.to_thread(rolling.take, batch)
         after = batch[-1].position
     digest = await root(end - 1)
-    facts = await asyncio.to_thread(rolling.facts, now_ms, first, end, digest.hex())
+    tries = len(await rollups(ledger, end))
+    facts = await asyncio.to_thread(rolling.facts, now_ms, first, end, digest.hex(), tries)
     for start in range(0, len(facts), 100):
         await ledger.append(facts[start : start + 100])
     return await trim(end)

@@ -55,6 +55,9 @@ is. D is the definition, `na(X)` not_after in ms, `nb(X)` likewise.
 12 COUNTED in the bucket of on_time (on_time - on_time % 300000): due 1; its outcome 1; tries, refused; and unless
    EXCUSED, SUPERSEDED or UNUSED for each of the levels issued, delivered, loaded, confirmed: 1 if by_level of it or
    of a better level is <= on_time.
+13 RECREATED, beside EXCUSED and changing no outcome: an obligation that is EXCUSED and whose SPIFFE ID an x509.issued
+   named again for the same node and slot, taken while it was excused and not settled, with Fact.at <= hard. What it was
+   owed for was back within the life; each one is named.
 
 FEW, from authority.step in order; class by kind: x509 intermediate, jwt jwt_key, root root (external: none). t as
 above.

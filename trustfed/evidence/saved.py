@@ -159,6 +159,7 @@ def _pending(engine: Engine, it: Pending) -> None:
         engine.looks.append((it.hard_ms, engine.tick(), it))
         return
     engine.slots[it.instance, it.slot].obligations.append(it)
+    engine.excuse(it, it.excused_ms)
     engine.by_node.setdefault(it.node, {})[it.id] = it
     if it.entry:
         engine.by_entry.setdefault(it.entry, {})[it.id] = it

@@ -58,15 +58,20 @@ class Slot(msgspec.Struct, gc=False):
     @property
     def lowest(self) -> int:
         """Facts about serials with lower positions change nothing here any more."""
-        return min([self.floor, *(it.position for it in self.obligations)])
+        lowest = self.floor
+        for it in self.obligations:
+            lowest = min(lowest, it.position)
+        return lowest
 
     def prune(self) -> None:
         """Forget the ended serials that nothing is about."""
-        ended = [one for one in self.serials.values() if one.ended]
-        if not ended:
+        for one in self.serials.values():  # most often there is none: asked for each fact
+            if one.ended:
+                break
+        else:
             return
         lowest = self.lowest
-        for serial in ended:
+        for serial in [one for one in self.serials.values() if one.ended]:
             if serial.position < lowest:
                 del self.serials[serial.serial]
                 serial.kept = False

@@ -30,11 +30,13 @@ class Authority(msgspec.Struct, frozen=True):
 
 
 class Expiry(msgspec.Struct, frozen=True):
-    """How many SVIDs end within one hour of the runway, and how many of these have no loaded successor."""
+    """How many SVIDs end within one hour of the runway, how many of these have no loaded successor, and how many of those
+    are in the last quarter of their life: for the others it is not due yet."""
 
     hour_ms: int
     ending: int
     without_successor: int
+    short: int = 0
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -140,8 +142,12 @@ class Log(msgspec.Struct, frozen=True):
     problem: str = ""  # "fork", "shrunk", ...: alarms
 
 
+_ONCE = {"ending": "life_ends", "telemetry_silence": "node_silent", "bundle_stale": "bundle_old"}
+"""How clusters of earlier versions, and what was kept of them, spell codes that others spell as on the right."""
+
+
 class Alarm(msgspec.Struct, frozen=True):
-    """Something that somebody has to look at now."""
+    """Something that somebody has to look at now. Codes are words joined by `_`; one thing has one code, whoever says it."""
 
     code: str
     severity: str  # page | ticket
@@ -149,6 +155,11 @@ class Alarm(msgspec.Struct, frozen=True):
     says: str
     since_ms: int
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        code = alarm_code(self.code)
+        if code != self.code:
+            msgspec.structs.force_setattr(self, "code", code)
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -183,3 +194,9 @@ class Standing(msgspec.Struct, frozen=True):
     logs: tuple[Log, ...] = ()
     alarms: tuple[Alarm, ...] = ()
     orders: tuple[str, ...] = ()  # kinds of orders from the hub that this cluster takes
+
+
+def alarm_code(code: str) -> str:
+    """The one spelling of an alarm's code."""
+    plain = code.replace("-", "_")
+    return _ONCE.get(plain, plain)

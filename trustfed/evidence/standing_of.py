@@ -58,6 +58,7 @@ class _Now:
     overdue: int = 0
     ending: Counter[int] = field(default_factory=Counter)
     without: Counter[int] = field(default_factory=Counter)
+    short: Counter[int] = field(default_factory=Counter)
     endings: list[Ending] = field(default_factory=list)
     clocks: list[Clock] = field(default_factory=list)
     silent: list[Silent] = field(default_factory=list)
@@ -85,7 +86,7 @@ async def parts(store: EvidenceStore, now_ms: int) -> dict[str, Any]:
         "open_obligations": now.open,
         "overdue": now.overdue,
         "coverage": class_figures(past.sums, store.definition).coverage,
-        "runway": tuple(Expiry(hour, n, now.without[hour]) for hour, n in sorted(now.ending.items())),
+        "runway": tuple(Expiry(hour, n, now.without[hour], now.short[hour]) for hour, n in sorted(now.ending.items())),
         "endings": tuple(now.endings[:MAX_LISTED]),
         "endings_count": len(now.endings),
         "funnel": funnel(past.sums, past.failed),
@@ -125,6 +126,7 @@ def _look(found: _Now, slot: Slot, now_ms: int) -> None:
         left = (newest.hard_ms - now_ms) / life if life > 0 else 1.0
         if left < ENDING_SHARE:
             level = newest.reached.name.lower()
+            found.short[newest.hard_ms - newest.hard_ms % HOUR_MS] += 1
             found.endings.append(
                 Ending(newest.spiffe_id, newest.instance, newest.predecessor, newest.hard_ms, round(left, 4), level)
             )
@@ -220,24 +222,24 @@ def alarms(
     if endings:
         worst = min(endings, key=lambda ending: ending.left)
         says = f"{_count(len(endings), 'SVID has', 'SVIDs have')} less than a quarter of their life left and no successor in use"
-        found.append(Alarm("ending", "page", worst.spiffe_id, says, now_ms, "trustfed evidence report"))
+        found.append(Alarm("life_ends", "page", worst.spiffe_id, says, now_ms, "trustfed evidence report"))
     shown = [one for one in unknown if one.kind == "handshake"]
     if shown:
         says = (
             f"{_count(len(shown), 'serial', 'serials')} that this domain never issued"
             f" {'was' if len(shown) == 1 else 'were'} shown in handshakes within a day"
         )
-        found.append(Alarm("unknown-serial", "page", shown[0].spiffe_id or shown[0].serial, says, shown[0].at_ms))
+        found.append(Alarm("unknown_serial", "page", shown[0].spiffe_id or shown[0].serial, says, shown[0].at_ms))
     using = [one for one in silent if one.identities]
     if using:
         oldest = min(using, key=lambda one: one.since_ms)
         says = f"{_count(len(using), 'node with SVIDs in use is', 'nodes with SVIDs in use are')} not heard of"
-        found.append(Alarm("telemetry-silence", "page", oldest.node, says, oldest.since_ms, "trustfed node list"))
+        found.append(Alarm("node_silent", "page", oldest.node, says, oldest.since_ms, "trustfed node list"))
     far = [clock for clock in clocks if abs(clock.offset_ms) >= OFFSET_ALARM_MS]
     if far:
         worst_clock = max(far, key=lambda clock: abs(clock.offset_ms))
         says = f"{_count(len(far), 'clock differs', 'clocks differ')} by 30 s and more, this one by {worst_clock.offset_ms} ms"
-        found.append(Alarm("clock-offset", "page", worst_clock.node, says, worst_clock.at_ms, "is NTP running there?"))
+        found.append(Alarm("clock_offset", "page", worst_clock.node, says, worst_clock.at_ms, "is NTP running there?"))
     return tuple(found)
 
 

@@ -166,7 +166,8 @@ class EvidenceStore:
             counters = tables.counters(connection, window.from_ms, window.to_ms)
             few = tables.few(connection, window.from_ms, window.to_ms)
             probes = tables.probes(connection, window.to_ms)
-            return figures(counters, few, probes, window, as_of, self.definition, self.trust_domain)
+            again = tables.recreated(connection, window.from_ms, window.to_ms)
+            return figures(counters, few, probes, window, as_of, self.definition, self.trust_domain, again)
 
         return await self._database.read(work)
 
@@ -215,6 +216,8 @@ class EvidenceStore:
             try:
                 return await asyncio.shield(begun)
             except asyncio.CancelledError:  # a shutdown waits for what is half folded, and saves it
+                if self._engine is None:
+                    begun.cancel()  # it was still being read again, which may take long and is lost to nobody
                 await asyncio.wait([begun])
                 raise
 
@@ -222,10 +225,11 @@ class EvidenceStore:
         if self._engine is None:
             await self._resume()
         batch = await self._ledger.read(self.position, BATCH)
-        await self._take(batch, 0 if batch else to_ms(self._clock.now()))
+        ends = not batch or batch[-1].position >= self._ledger.position
+        await self._take(batch, to_ms(self._clock.now()) if ends else 0)
         if self._since_save >= SAVE_FACTS:
             await self._save()
-        return bool(batch)
+        return not ends
 
     def _engine_now(self) -> Engine:
         if self._engine is None:
@@ -303,17 +307,19 @@ class EvidenceStore:
 
 
 def _fold(engine: Engine, batch: Sequence[RecordedFact], now_ms: int) -> tuple[Changes, list[Identity]]:
-    newest: dict[tuple[str, str], Identity] = {}
+    newest: dict[tuple[str, str], Fact] = {}
     for recorded in batch:
         fact = recorded.fact
         engine.take(recorded.position, fact)
         if fact.kind == f.ISSUED:
-            body = fact.body
-            key = (str(body.get("instance", "")), str(body.get("slot", "")))
-            who, node, entry = (str(body.get(name, "")) for name in ("spiffe_id", "node", "entry"))
-            newest[key] = Identity(*key, who, node, entry, fact.key, fact.at)
+            newest[str(fact.body.get("instance", "")), str(fact.body.get("slot", ""))] = fact
     engine.advance(now_ms)
-    return engine.changes(), list(newest.values())
+    return engine.changes(), [_identity(key, fact) for key, fact in newest.items()]
+
+
+def _identity(key: tuple[str, str], fact: Fact) -> Identity:
+    who, node, entry = (str(fact.body.get(name, "")) for name in ("spiffe_id", "node", "entry"))
+    return Identity(*key, who, node, entry, fact.key, fact.at)
 
 
 def _open(path: Path) -> Database:

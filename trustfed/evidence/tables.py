@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -248,6 +249,16 @@ def failed(connection: sqlite3.Connection, from_ms: int, to_ms: int, limit: int)
     ]
 
 
+def recreated(connection: sqlite3.Connection, from_ms: int, to_ms: int) -> dict[str, int]:
+    """Per class, the excused with their limit in [from_ms, to_ms) that were there again within their life (rule 13)."""
+    rows = connection.execute(
+        "SELECT class, count(*) FROM obligations WHERE on_time >= ? AND on_time < ? AND outcome = ?"
+        " AND json_extract(CAST(body AS TEXT), '$.again_ms') > 0 GROUP BY class",
+        (from_ms, to_ms, Outcome.EXCUSED.value),
+    )
+    return {_text(class_): count for class_, count in rows}
+
+
 def few(connection: sqlite3.Connection, from_ms: int, to_ms: int) -> list[Obligation]:
     """Of the classes of few rotations, those with their limit in [from_ms, to_ms)."""
     marks = ", ".join("?" * len(FEW))
@@ -258,6 +269,17 @@ def few(connection: sqlite3.Connection, from_ms: int, to_ms: int) -> list[Obliga
             (from_ms, to_ms, *sorted(one.value for one in FEW)),
         )
     ]
+
+
+def rotations(connection: sqlite3.Connection, classes: Sequence[str], authority: str, limit: int) -> list[Obligation]:
+    """Of these classes of few rotations, the newest limit first: all, or those that an authority ended or began with."""
+    marks = ", ".join("?" * len(classes))
+    rows = connection.execute(
+        f"SELECT body FROM obligations WHERE instance = '' AND class IN ({marks}) ORDER BY on_time DESC, id",  # noqa: S608
+        list(classes),
+    )
+    decoded = (msgspec.json.decode(body, type=Obligation) for (body,) in rows)
+    return list(islice((it for it in decoded if not authority or authority in (it.predecessor, it.successor)), limit))
 
 
 def probes(connection: sqlite3.Connection, to_ms: int) -> list[ProbeState]:

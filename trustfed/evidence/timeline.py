@@ -98,6 +98,12 @@ async def lineage(
     return Lineage(who, serials, chosen, [_line(position, fact) for position, fact in reversed(found)])
 
 
+async def steps(ledger: Ledger, authority: str) -> list[Line]:
+    """The life of one authority, newest first: each step, and the orders to replace what it signed."""
+    found = [*await find(ledger, f.AUTHORITY_STEP, authority), *await find(ledger, f.FORCED, authority)]
+    return [_line(position, fact) for position, fact in sorted(found, key=lambda one: -one[0])[:MAX_FACTS]]
+
+
 async def _walk(ledger: Ledger, serial: str, depth: int) -> tuple[list[str], list[Found], set[str]]:
     serials: list[str] = []
     found: list[Found] = []

@@ -17,7 +17,6 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ from pathlib import Path
 from trustfed.errors import Conflict, Denied, Invalid, TrustfedError, Unavailable
 from trustfed.feed.intake import State
 from trustfed.feed.resources import LABEL, MAX_MANIFEST, PREFIX, Resource
-from trustfed.runtime.files import read_bounded
+from trustfed.runtime.files import read_bounded, replace_in
 from trustfed.spiffe import strict_json
 
 SUFFIX = ".yaml"
@@ -128,24 +127,8 @@ class Directory:
                 return False
         if name not in self._wrote and os.path.lexists(self._folder / name) and not self._ours(name):
             raise Conflict(f"the file {name} is there and is not ours", hint="move it away, or put our label into it")
-        temporary = f".{PREFIX}{secrets.token_hex(8)}.tmp"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.open(temporary, flags, 0o600, dir_fd=self._lock)
-        try:
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(file, view) :]
-                os.fchmod(file, MODE)
-                os.fsync(file)
-            finally:
-                os.close(file)
-            os.rename(temporary, name, src_dir_fd=self._lock, dst_dir_fd=self._lock)
-            self._wrote.add(name)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=self._lock)
-            raise
+        replace_in(self._lock, name, data, MODE)
+        self._wrote.add(name)
         return True
 
     def _drop(self, name: str) -> bool:

@@ -5,7 +5,7 @@ Every route names the least role that may use it. Errors are problem details (RF
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -129,7 +129,7 @@ def _domain_routes(router: APIRouter, parts: Parts) -> None:
         """Invite a trust domain: the token is in this answer only."""
         name = TrustDomain.parse(order.name)
         life = duration(order.ttl)
-        token = await operations.invite(caller, name, order.owner, order.dns_suffixes, life)
+        token = await operations.invite(caller, name, order.owner, order.dns_suffixes, life, simulated=order.simulated)
         return {"token": token.encode(), "expires_at": show.time(token.expires_at), **shown_domain(parts, name.name)}
 
     @router.get("/domains")
@@ -234,9 +234,9 @@ def _token_routes(router: APIRouter, parts: Parts) -> None:
 
     @router.delete("/tokens/{token_id}")
     async def revoke(caller: Admin, token_id: str) -> Json:
-        """End a bearer token."""
-        await operations.revoke_token(caller, token_id)
-        return show.token(operations.state.tokens[token_id])
+        """End a bearer token, and the tokens that were made with it: `also` are their ids."""
+        gone = await operations.revoke_token(caller, token_id)
+        return {**show.token(operations.state.tokens[token_id]), "also": [one for one in gone if one != token_id]}
 
 
 def _reading_routes(router: APIRouter, parts: Parts) -> None:
@@ -266,8 +266,10 @@ def _reading_routes(router: APIRouter, parts: Parts) -> None:
         }
 
 
-def operator_app(parts: Parts, door: Door, *, prefix: str = "", docs: bool = False) -> FastAPI:
-    """An application with all operators' routes behind one door."""
+def operator_app(
+    parts: Parts, door: Door, *, prefix: str = "", docs: bool = False, routers: Sequence[APIRouter] = ()
+) -> FastAPI:
+    """An application with these routers, or else all of `routes`, behind one door."""
     app = FastAPI(
         title="trustfed hub",
         version=parts.software,
@@ -276,6 +278,7 @@ def operator_app(parts: Parts, door: Door, *, prefix: str = "", docs: bool = Fal
         redoc_url=None,
     )
     app.state.door = door
-    app.include_router(routes(parts), prefix=prefix)
+    for router in routers or [routes(parts)]:
+        app.include_router(router, prefix=prefix)
     map_errors(app)
     return app

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from trustfed.hub import presentation as show
 from trustfed.hub.access import Caller
-from trustfed.hub.api import Admin, Parts, Viewer, shown_domain, shown_roots
+from trustfed.hub.api import Admin, Auditor, Parts, shown_domain, shown_roots
 from trustfed.hub.approvals import (
     NEXT_ROOT,
     PREPARED_ROOT,
@@ -132,12 +132,12 @@ def _approvals(router: APIRouter, parts: Parts) -> None:
     approvals = parts.operations.approvals
 
     @router.get("/approvals")
-    async def listed(caller: Viewer, broken: bool = False, all: bool = False) -> Json:
+    async def listed(caller: Auditor, broken: bool = False, all: bool = False) -> Json:
         """What waits for another person; `broken` lists what was done without one, `all` also what has ended."""
         return {"approvals": approvals.listed(broken=broken, all_=all)}
 
     @router.get("/approvals/{proposal}")
-    async def found(caller: Viewer, proposal: str) -> Json:
+    async def found(caller: Auditor, proposal: str) -> Json:
         """One proposal."""
         return approvals.found(proposal)
 

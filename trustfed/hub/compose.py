@@ -38,7 +38,7 @@ from trustfed.hub.mesh.compose import HubMeshParts
 from trustfed.hub.operations import Operations
 from trustfed.hub.peers import Peers
 from trustfed.hub.protection import Protection
-from trustfed.hub.public import API, admin_app, https_app
+from trustfed.hub.public import API, both_doors
 from trustfed.hub.publication import Publication
 from trustfed.hub.publication_metrics import measure_publication
 from trustfed.hub.relay import Relay
@@ -185,8 +185,7 @@ class _Hub:
             Federation(operations, self._relay, peers, self._clock, self._protection.refuse, self._mesh).handlers()
         )
         self._clusters.add(self._evidence.handlers())
-        public = https_app(parts, config.policy.intermediate_ttl, lambda: self._ready)
-        operators = admin_app(parts, lambda: self._ready)
+        public, operators = both_doors(parts, config.policy.intermediate_ttl, lambda: self._ready)
         larger = {"/v1/enrol": MAX_REQUEST, "/v1/resign": MAX_REQUEST, "/v1/envelopes/": envelope.MAX_BYTES}
         self._https_tls = ReloadingContext(self._ground.identity.present.keypair, (), client="none")
         doors = [
@@ -204,9 +203,10 @@ class _Hub:
                 self._dashboard = await self._open_dashboard(parts, self._evidence)
                 closing.push_async_callback(self._dashboard.close)
                 self._dashboard.mount(public, operators, API)
+            # At the same time: each may take three seconds, and the shutdown has ten.
+            closing.push_async_callback(lambda: asyncio.gather(*(door.close() for door in doors)))
             for door in doors:
                 await door.open()
-                closing.push_async_callback(door.close)
             if self._dashboard:
                 closing.callback(self._dashboard.hush)  # before the doors: a page that is open would hold its door open
             if config.health:

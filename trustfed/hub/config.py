@@ -110,7 +110,8 @@ class MeshConfig:
 
     def reach(self) -> Reach:
         """Which addresses a gateway may have."""
-        return Reach(allow=tuple(ipaddress.ip_network(network) for network in self.allow_networks))
+        networks = tuple(ipaddress.ip_network(network) for network in self.allow_networks)
+        return Reach(allow=networks, option="mesh.allow_networks")
 
 
 @dataclass(frozen=True)

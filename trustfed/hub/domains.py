@@ -43,6 +43,7 @@ class Invite:
     dns_suffixes: tuple[str, ...]
     token_hash: str
     expires: datetime
+    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def invite(state: HubState, command: Invite, now: datetime) -> list[HubEvent]:
     for other in state.domains.values():
         if other.name != name and other.status != "removed":
             _check_apart(suffixes, other)
-    return [DomainInvited(name, command.owner, list(suffixes), command.token_hash, to_ms(command.expires))]
+    ends = to_ms(command.expires)
+    return [DomainInvited(name, command.owner, list(suffixes), command.token_hash, ends, command.simulated)]
 
 
 def check_suffixes(suffixes: Sequence[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from trustfed.hub.mesh import events as mesh
 from trustfed.journal import approvals
 from trustfed.journal.events import Codec
 
-SCHEMA = 5  # of the fold's snapshot; raise it with every change of state.py
+SCHEMA = 6  # of the fold's snapshot; raise it with every change of state.py
 
 
 class HubCreated(msgspec.Struct, frozen=True):
@@ -70,13 +70,14 @@ class HubAuthorityCreated(msgspec.Struct, frozen=True):
 
 
 class DomainInvited(msgspec.Struct, frozen=True):
-    """A one-time token lets one newcomer enrol under this name until `expires_ms`."""
+    """A one-time token lets one newcomer enrol under this name until `expires_ms`; a `simulated` one pages nobody."""
 
     name: str
     owner: str
     dns_suffixes: list[str]
     token_hash: str
     expires_ms: int
+    simulated: bool = False
 
 
 class DomainEnrolled(msgspec.Struct, frozen=True):
@@ -194,7 +195,9 @@ class GrantEnded(msgspec.Struct, frozen=True):
 class ApiTokenIssued(msgspec.Struct, frozen=True):
     """A bearer token for the HTTPS API; what is kept is the SHA-256 of its 256-bit secret.
 
-    `issued_by` is the person that its maker counts as, and so its bearer too (trustfed.journal.approvals).
+    `issued_by` is the person that its maker counts as, and so its bearer too (trustfed.journal.approvals); `made_by` is the
+    identity that made it: with a token that is revoked goes what it made. `instead_of` is one that opens nothing any more,
+    and that leaves the state for this one, for no more are held than MAX_TOKENS (trustfed.hub.access).
     """
 
     id: str
@@ -203,12 +206,15 @@ class ApiTokenIssued(msgspec.Struct, frozen=True):
     token_hash: str
     expires_ms: int
     issued_by: str = ""
+    made_by: str = ""
+    instead_of: str = ""
 
 
 class ApiTokenRevoked(msgspec.Struct, frozen=True):
-    """This bearer token opens nothing any more."""
+    """This bearer token opens nothing any more; `because` is the token that was revoked, when that one made it."""
 
     id: str
+    because: str = ""
 
 
 HubEvent = (

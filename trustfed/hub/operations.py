@@ -97,7 +97,14 @@ class Operations:
         return self._clock.now()
 
     async def invite(
-        self, caller: Caller, name: TrustDomain, owner: str, suffixes: Sequence[str], life: timedelta
+        self,
+        caller: Caller,
+        name: TrustDomain,
+        owner: str,
+        suffixes: Sequence[str],
+        life: timedelta,
+        *,
+        simulated: bool = False,
     ) -> EnrolmentToken:
         """Invite a trust domain; the token is returned once and kept nowhere."""
         now = self.now()
@@ -113,7 +120,7 @@ class Operations:
             secret=self._randomness(32),
             expires_at=(now + life).replace(microsecond=0),
         )
-        command = domains.Invite(name, owner, tuple(suffixes), token.secret_hash(), token.expires_at)
+        command = domains.Invite(name, owner, tuple(suffixes), token.secret_hash(), token.expires_at, simulated)
         await self._record(caller.actor, lambda state: domains.invite(state, command, now), owner=owner)
         return token
 
@@ -284,13 +291,16 @@ class Operations:
                 life=life,
                 now=now,
                 issued_by=caller.acting.person,
+                made_by=caller.actor,
             ),
         )
         return token_id, text
 
-    async def revoke_token(self, caller: Caller, token_id: str) -> None:
-        """End a bearer token."""
-        await self._record(caller.actor, lambda state: access.revoke(state, token_id))
+    async def revoke_token(self, caller: Caller, token_id: str) -> list[str]:
+        """End a bearer token and all that were made with it; the ids of those that ended now."""
+        now = self.now()
+        done = await self._record(caller.actor, lambda state: access.revoke(state, token_id, caller.actor, now))
+        return [str(one.event.body["id"]) for one in done if one.event.kind == "token.revoked"]
 
     async def _admitted(self, name: str, authority: str, csr: bytes, why: str) -> Admitted:
         """The intermediate for this CSR by the active root: the one on record, or a new one."""

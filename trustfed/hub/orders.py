@@ -21,6 +21,7 @@ class DomainInvitation(_Request):
     owner: str = Field(max_length=256)
     dns_suffixes: list[str] = Field(default_factory=list, max_length=16)
     ttl: str = Field(default="24h", max_length=16)
+    simulated: bool = False
 
 
 class GrantOffer(_Request):

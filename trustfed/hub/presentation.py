@@ -35,6 +35,7 @@ def domain(record: Domain, relay: Relay, published: datetime | None) -> Json:
         "owner": record.owner,
         "status": record.status,
         "dns_suffixes": list(record.dns_suffixes),
+        "simulated": record.simulated,
         "fingerprint": key,
         "level": {"epoch": record.epoch, "sequence": record.sequence} if record.envelope else None,
         "connected": bool(relay.views(record.name)),
@@ -100,6 +101,7 @@ def token(record: ApiToken) -> Json:
         "role": record.role,
         "expires_at": time(record.expires_ms),
         "revoked": record.revoked,
+        "made_by": record.made_by,
     }
 
 

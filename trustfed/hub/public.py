@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from bundle_publisher.targets.port import Document
 from trustfed.errors import NotFound, Unavailable
 from trustfed.federation.enrolment import text
 from trustfed.hub import approvals_api, audit_api, publication_api
 from trustfed.hub.access import Caller, caller
-from trustfed.hub.api import Allowed, Parts, operator_app
+from trustfed.hub.api import Allowed, Parts, operator_app, routes
 from trustfed.hub.enrol import read_enrolment, read_resign
 from trustfed.hub.evidence import api as evidence_api
 from trustfed.hub.mesh import api as mesh_api
@@ -31,19 +31,28 @@ MAX_BRINGING, MAX_WAITING = 4, 64
 Json = dict[str, Any]
 
 
-def https_app(parts: Parts, intermediate_ttl: timedelta, ready: Callable[[], bool]) -> FastAPI:
+def both_doors(parts: Parts, intermediate_ttl: timedelta, ready: Callable[[], bool]) -> tuple[FastAPI, FastAPI]:
+    """`https_app` and `admin_app`."""
+    shared = routers(parts)
+    return https_app(parts, intermediate_ttl, ready, shared), admin_app(parts, ready, shared)
+
+
+def routers(parts: Parts) -> tuple[APIRouter, ...]:
+    """What every operators' door answers. To make them is a tenth of a hub's start: its doors share them."""
+    rooms = (publication_api, approvals_api, audit_api, mesh_api, evidence_api)
+    return (routes(parts), *(room.routes(parts) for room in rooms))
+
+
+def https_app(
+    parts: Parts, intermediate_ttl: timedelta, ready: Callable[[], bool], shared: Sequence[APIRouter] = ()
+) -> FastAPI:
     """Everything behind the HTTPS door: the API for bearers of tokens, the rest for everybody."""
 
     def bearer(request: Request) -> Caller | None:
         given = request.headers.get("authorization")
         return caller(parts.operations.state, given, parts.operations.now())
 
-    app = operator_app(parts, bearer, prefix=API, docs=True)
-    app.include_router(publication_api.routes(parts), prefix=API)
-    app.include_router(approvals_api.routes(parts), prefix=API)
-    app.include_router(audit_api.routes(parts), prefix=API)
-    app.include_router(mesh_api.routes(parts), prefix=API)
-    app.include_router(evidence_api.routes(parts), prefix=API)
+    app = operator_app(parts, bearer, prefix=API, docs=True, routers=shared or routers(parts))
     _enrolment(app, parts, intermediate_ttl)
     _reading(app, parts)
     health(app, ready)
@@ -56,18 +65,13 @@ def https_app(parts: Parts, intermediate_ttl: timedelta, ready: Callable[[], boo
     return app
 
 
-def admin_app(parts: Parts, ready: Callable[[], bool]) -> FastAPI:
+def admin_app(parts: Parts, ready: Callable[[], bool], shared: Sequence[APIRouter] = ()) -> FastAPI:
     """Everything behind the admin socket. Whoever can connect to it (0600) is an admin; the actor is the peer's uid."""
 
     def peer(request: Request) -> Caller | None:
         return Caller(request.client.host, "admin") if request.client else None
 
-    app = operator_app(parts, peer, docs=True)
-    app.include_router(publication_api.routes(parts))
-    app.include_router(approvals_api.routes(parts))
-    app.include_router(audit_api.routes(parts))
-    app.include_router(mesh_api.routes(parts))
-    app.include_router(evidence_api.routes(parts))
+    app = operator_app(parts, peer, docs=True, routers=shared or routers(parts))
     health(app, ready)
     return app
 

@@ -52,6 +52,7 @@ class Domain(msgspec.Struct, frozen=True):
     removed_reason: str = ""
     bundle_endpoints: tuple[str, ...] = ()
     endpoints_position: int = 0
+    simulated: bool = False  # by its invitation; a cluster's own word makes nothing simulated
 
 
 class PublishedRole(msgspec.Struct, frozen=True):
@@ -114,7 +115,7 @@ class Crl(msgspec.Struct, frozen=True):
 
 
 class ApiToken(msgspec.Struct, frozen=True):
-    """One bearer token of the HTTPS API; `expires_ms` 0 means never."""
+    """One bearer token of the HTTPS API."""
 
     id: str
     name: str
@@ -123,3 +124,4 @@ class ApiToken(msgspec.Struct, frozen=True):
     expires_ms: int
     revoked: bool = False
     issued_by: str = ""  # the person it counts as; "": made before that was kept
+    made_by: str = ""  # the identity that made it: "uid:1000", "token:3c1f…"; "": made before that was kept

@@ -158,6 +158,7 @@ def _(event: e.DomainInvited, s: HubState) -> HubState:
     invitations = s.invitations.drop(old.token_hash) if old else s.invitations
     suffixes = tuple(event.dns_suffixes)
     fresh = Domain(event.name, event.owner, "invited", suffixes, event.token_hash, event.expires_ms, s.position)
+    fresh = replace(fresh, simulated=event.simulated)
     if old:  # whoever enrols under a removed name goes on above its last level
         fresh = replace(fresh, epoch=old.epoch, sequence=old.sequence)
     return replace(
@@ -301,8 +302,17 @@ def _(event: e.GrantEnded, s: HubState) -> HubState:
 
 @_apply.register
 def _(event: e.ApiTokenIssued, s: HubState) -> HubState:
-    token = ApiToken(event.id, event.name, event.role, event.token_hash, event.expires_ms, issued_by=event.issued_by)
-    return replace(s, tokens=s.tokens.put(event.id, token))
+    token = ApiToken(
+        event.id,
+        event.name,
+        event.role,
+        event.token_hash,
+        event.expires_ms,
+        issued_by=event.issued_by,
+        made_by=event.made_by,
+    )
+    held = s.tokens.drop(event.instead_of) if event.instead_of else s.tokens
+    return replace(s, tokens=held.put(event.id, token))
 
 
 @_apply.register

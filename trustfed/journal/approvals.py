@@ -11,9 +11,11 @@
 What (3) knows: an actor is an identity (a uid at the admin socket, a token, a login), and `person` is the one that it
 counts as. What somebody makes counts as its maker: a token or a login link made by uid:1001 is uid:1001, whatever name
 it bears, and so is what is made with that token; so neither a maker and what it made nor two things of one maker are two
-people. An identity whose maker is not on record is nobody in particular, and neither proposes nor approves.
-What it cannot know: that two uids, or two subjects of an identity provider, are two human beings. Who is root on the
-machine can be every uid, and who holds a second person's credential is that person.
+people. An identity whose maker is not on record is nobody in particular: it does not propose, approve or break the glass.
+An account of an identity provider counts as the uid that the configuration binds it to, and as itself without that.
+What it cannot know: that two uids, or two subjects of an identity provider, or a uid and a subject that is bound to none
+(the audit trail marks those) are two human beings. Who is root on the machine can be every uid, and who holds a second
+person's credential is that person.
 """
 
 from __future__ import annotations
@@ -83,7 +85,10 @@ class ProposalMade(msgspec.Struct, frozen=True):
 
 
 class ProposalApproved(msgspec.Struct, frozen=True):
-    """Another person agreed; what was decided stands in the events beside this one, of the same command id."""
+    """Another person agreed; what was decided stands in the events beside this one, of the same command id.
+
+    `proposed_by` and `proposer` are the identity and the person that wanted it ("": made before that was kept).
+    """
 
     id: str
     command: str
@@ -91,6 +96,8 @@ class ProposalApproved(msgspec.Struct, frozen=True):
     by: str
     person: str
     at_ms: int
+    proposed_by: str = ""
+    proposer: str = ""
 
 
 class ProposalWithdrawn(msgspec.Struct, frozen=True):
@@ -239,7 +246,8 @@ def approve(held: Proposals, id_: str, actor: Actor, now: datetime, body_hash: s
             f"{actor.id} cannot approve what {found.proposed_by} proposed: both are {found.person}",
             hint="another person approves it; --break-glass does it alone, and alarms",
         )
-    return ProposalApproved(found.id, found.command, found.body_hash, actor.id, actor.person, to_ms(now))
+    who = (actor.id, actor.person, to_ms(now), found.proposed_by, found.person)
+    return ProposalApproved(found.id, found.command, found.body_hash, *who)
 
 
 def withdraw(held: Proposals, id_: str, actor: Actor, reason: str, now: datetime) -> list[ApprovalEvent]:
@@ -260,7 +268,11 @@ def refuse(held: Proposals, id_: str, actor: Actor, why: str, now: datetime) -> 
 
 
 def break_glass(wanted: Wanted, actor: Actor, now: datetime) -> GlassBroken:
-    """Do it alone, at once; the caller records the effect in the same append, and alarms. Raises Invalid."""
+    """Do it alone, at once; the caller records the effect in the same append, and alarms. Raises Invalid, Denied.
+
+    The glass, too, is broken by somebody: an alarm that names nobody answers for nothing.
+    """
+    _named(actor, "break the glass for")
     reason = _reason(wanted.reason).strip()
     if len(reason) < LEAST_GLASS_REASON:
         raise Invalid(

@@ -31,6 +31,8 @@ _OUTCOMES = {
     "glass.broken": "done alone",
 }
 OUTCOMES = ("done", *_OUTCOMES.values())
+UNBOUND = "one human being? a uid, and an account bound to none"
+"""A flag: what proposed and what approved may be two identities of one, for no configuration says whose the account is."""
 _DOORS = {
     "uid": "admin socket",
     "subuid": "admin socket",
@@ -132,14 +134,15 @@ async def look_up(journal: Journal, position: int) -> Recorded:
 
 
 def shown(recorded: Recorded, own: str) -> dict[str, Any]:
-    """An event as JSON, with the door that its actor came through and what became of it."""
+    """An event as JSON, with the door that its actor came through, what became of it, and what to look at twice."""
     event = recorded.event
     return {
         "position": recorded.position,
         **msgspec.to_builtins(event),
         "at": from_ms(event.at).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "door": door_of(event.actor, own),
+        "door": _doors(event, own),
         "outcome": outcome_of(event),
+        "flag": flag_of(event),
     }
 
 
@@ -150,9 +153,25 @@ def door_of(actor: str, own: str) -> str:
     return "dashboard" if "/" in actor else _DOORS.get(actor.partition(":")[0], "inside")
 
 
+def flag_of(event: Event) -> str:
+    """What the rule of two people could not know of an approval, for who reads the trail; mostly ""."""
+    if event.kind != "proposal.approved":
+        return ""
+    kinds = {str(event.body.get(name, "")).partition(":")[0] for name in ("proposer", "person")}
+    return UNBOUND if kinds == {"uid", "oidc"} else ""
+
+
 def outcome_of(event: Event) -> str:
     """What became of what somebody wanted: most of what a journal holds was done."""
     return _OUTCOMES.get(event.kind, "done")
+
+
+def _doors(event: Event, own: str) -> str:
+    """The door; of an approval both of them, its proposer's first."""
+    door, first = door_of(event.actor, own), str(event.body.get("proposed_by", ""))
+    if event.kind != "proposal.approved" or not first or door == "stream":  # a hub names people that came in there
+        return door
+    return f"{door_of(first, own)} + {door}"
 
 
 def _within(found: list[Recorded], top: int, scanned: int) -> Found:

@@ -148,13 +148,12 @@ class Database:
 
     async def close(self) -> None:
         """Finish what was accepted, then close the file; twice is fine."""
+        self._end()  # on the loop, as `write` is: nothing is accepted behind the writer's last job
         await asyncio.to_thread(self.close_now)
 
     def close_now(self) -> None:
         """Like `close`, but blocks: for an opening that failed half-way."""
-        if self._open:
-            self._open = False
-            self._jobs.put(None)
+        self._end()
         self._thread.join()
         self._reading.shutdown()
         self._disconnect()
@@ -232,6 +231,11 @@ class Database:
             connection.execute("COMMIT")
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != b"wal":
             raise Unavailable(f"{self._path} is on a disk without write-ahead logging", hint="use a local disk")
+
+    def _end(self) -> None:
+        if self._open:
+            self._open = False
+            self._jobs.put(None)
 
     def _check_open(self) -> None:
         if not self._open:

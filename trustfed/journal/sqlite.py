@@ -5,7 +5,8 @@
     await store.close()
 
 Trust sentence: the disk is trusted to keep what it has synced. What it damages is found: everything after the last
-snapshot when the store is opened, everything else when it is read, and all of it by `verify`. Records cut off the end are
+snapshot when the store is opened, everything else when it is read (the newest facts are read from memory, as they were
+written), and all of it by `verify`. Records cut off the end are
 missed if they lay in a full tile of the Merkle log; a cut within the last thousand, one of the tiles too, or a forgery by
 someone who may write the files is not found here: signed, cosigned checkpoints show them.
 Only a local disk will do: WAL needs shared memory and working locks.
@@ -34,6 +35,7 @@ from trustfed.journal.merkle.tile_table import TILE_TABLE
 from trustfed.journal.ports import MAX_EVENTS, MAX_READ, Corrupt
 from trustfed.journal.retention import segments_before, trim
 from trustfed.journal.sqlite_snapshots import SNAPSHOT_TABLE, SqliteSnapshots, load_snapshot
+from trustfed.journal.tail import Tail
 
 SCHEMA_VERSION = 2
 _TAIL = 1_000
@@ -130,6 +132,7 @@ class SqliteLedger:
         self._head = Head(database.read_now(_FACTS.head)[0])
         self._first = database.read_now(_FACTS.anchor)[0] + 1
         self._trimming = asyncio.Lock()
+        self._tail = Tail()
         self.log = TileLog(database, _FACTS, self._head)
 
     @property
@@ -147,6 +150,7 @@ class SqliteLedger:
 
         def durable(head: int) -> None:
             self.log.hand_over(head, encoded)
+            self._tail.put(head, facts, encoded)
             self._head.advance(head)
 
         await self._database.write(lambda connection: _FACTS.append(connection, rows), durable, sum(map(len, encoded)))
@@ -154,6 +158,8 @@ class SqliteLedger:
     async def read(self, after: int, limit: int) -> list[RecordedFact]:
         check_window(after, limit)
         head = self._head.position
+        if after + 1 >= self._first and (newest := self._tail.read(after, limit)):
+            return newest
         rows = await self._database.read(lambda connection: _FACTS.read(connection, after, limit))
         if not rows:
             _check_end(_FACTS, after, head)

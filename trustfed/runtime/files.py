@@ -31,17 +31,25 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     with _disk(path, "write"):
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            temporary = f".{path.name[:200]}.{secrets.token_hex(8)}.tmp"
-            try:
-                _write_new(temporary, data, mode, folder)
-                os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=folder)
-                raise
+            replace_in(folder, path.name, data, mode)
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def replace_in(folder: int, name: str, data: bytes, mode: int) -> None:
+    """The same within an open folder, whose own sync is the caller's; the disk's errors stay OSError.
+
+    A process that is killed meanwhile leaves `.NAME.*.tmp` there.
+    """
+    temporary = f".{name[:200]}.{secrets.token_hex(8)}.tmp"
+    try:
+        _write_new(temporary, data, mode, folder)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

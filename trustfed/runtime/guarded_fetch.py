@@ -17,18 +17,20 @@ No proxies, no cookies, no resumed sessions.
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
-import os
 import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urljoin
 
-from trustfed.errors import Denied, Invalid, TrustfedError, Unavailable
+from trustfed.errors import Denied, Invalid, Unavailable
+from trustfed.runtime.deadline import cut_at
 from trustfed.runtime.https_client import Verify
 from trustfed.runtime.reach import Reach, Target
 from trustfed.runtime.tls import peer_chain
@@ -43,6 +45,7 @@ _AGENT = "trustfed"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_ETAG = 256
 _ETAG = re.compile(r'(?:W/)?"[!#-~]*"', re.ASCII)
+Answer = TypeVar("Answer")
 Resolve = Callable[[str, int], Sequence[str]]
 """(host, port) → numeric addresses. Raises OSError."""
 
@@ -63,6 +66,18 @@ class Form:
     body: bytes
     authorization: str = ""
 
+    def headers(self) -> dict[str, str]:
+        """What a POST of it says of it."""
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        return kind | ({"Authorization": self.authorization} if self.authorization else {})
+
+
+@dataclass(frozen=True)
+class _Sent:
+    method: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
 
 def fetch(
     url: str,
@@ -81,13 +96,14 @@ def fetch(
     Raises Invalid (URL, form of the answer), Denied (address, redirect, who answered), Unavailable (all else).
     """
     target, end = Target.parse(url), time.monotonic() + seconds
-    addresses = _resolved(target, resolve or system_resolve, end)  # 2
-    judge = reach or Reach()
-    judged = [str(judge.check(address)) for address in addresses]
+    headers = {"Accept": "application/json"} | ({"If-None-Match": etag} if etag else {})
+    sent = _Sent("GET", headers) if form is None else _Sent("POST", headers | form.headers(), form.body)
+    judged = _judged(target, resolve, reach, end)
     for _ in range(1 if form else redirects + 1):
         raw, address = _connected(target, judged, end)
+        read = functools.partial(_read, target, etag=etag, address=address)
         with raw:
-            found = _exchange(target, raw, context, verify, etag, end, address, form)
+            found = _exchange(target, raw, context, verify, end, sent, read)
         if isinstance(found, Fetched):
             return found
         target, judged = found, [address]
@@ -109,27 +125,10 @@ def post(
     Raises like `fetch`, and Unavailable for every other status: what the peer says beside it is not read.
     """
     target, end = Target.parse(url), time.monotonic() + seconds
-    judge = reach or Reach()
-    judged = [str(judge.check(address)) for address in _resolved(target, resolve or system_resolve, end)]
-    raw, _ = _connected(target, judged, end)
-    connection = http.client.HTTPSConnection(target.host, target.port, context=context)
+    raw, _ = _connected(target, _judged(target, resolve, reach, end), end)
     with raw:
-        try:
-            with _cut_at(end, raw):
-                connection.sock = context.wrap_socket(raw, server_hostname=target.host)
-                sent = {"User-Agent": _AGENT, "Accept-Encoding": "identity", "Connection": "close", **headers}
-                connection.request("POST", target.path, body=body, headers=sent)
-                with contextlib.closing(connection.getresponse()) as response:
-                    status = response.status
-        except ssl.SSLCertVerificationError as error:
-            raise Denied(
-                f"{target.origin} did not prove that it is {target.host}: {error.verify_message}",
-                hint="is it the endpoint that was meant, and is its CA the one that is configured?",
-            ) from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _unreachable(target, error) from None
-        finally:
-            connection.close()
+        sent = _Sent("POST", headers, body)
+        status = _exchange(target, raw, context, None, end, sent, lambda response: response.status)
     if not 200 <= status < 300:
         raise Unavailable(f"{target.origin} answered with status {status}", hint="ask the owner of that endpoint")
     return status
@@ -139,6 +138,11 @@ def system_resolve(host: str, port: int) -> list[str]:
     """The addresses of a name as this machine resolves it, each once."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(place[0]) for *_, place in found))
+
+
+def _judged(target: Target, resolve: Resolve | None, reach: Reach | None, end: float) -> list[str]:
+    judge = reach or Reach()
+    return [str(judge.check(address)) for address in _resolved(target, resolve or system_resolve, end)]  # 2
 
 
 def _resolved(target: Target, resolve: Resolve, end: float) -> list[str]:
@@ -179,29 +183,22 @@ def _exchange(
     raw: socket.socket,
     context: ssl.SSLContext,
     verify: Verify | None,
-    etag: str,
     end: float,
-    address: str,
-    form: Form | None,
-) -> Fetched | Target:
+    sent: _Sent,
+    read: Callable[[http.client.HTTPResponse], Answer],
+) -> Answer:
+    """What `read` makes of the answer to `sent`."""
     connection = http.client.HTTPSConnection(target.host, target.port, context=context)
+    headers = {"Accept-Encoding": "identity", "User-Agent": _AGENT, "Connection": "close", **sent.headers}
     try:
-        with _cut_at(end, raw):
+        raw.settimeout(_left(end))
+        with cut_at(end, raw):
             connection.sock = context.wrap_socket(raw, server_hostname=target.host)  # 4
             if verify is not None:
                 verify(peer_chain(connection.sock))
-            headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": _AGENT}
-            if etag:
-                headers["If-None-Match"] = etag
-            if form is not None:
-                headers["Content-Type"] = "application/x-www-form-urlencoded"
-                if form.authorization:
-                    headers["Authorization"] = form.authorization
-            connection.request(
-                "POST" if form else "GET", target.path, body=form.body if form else None, headers=headers
-            )
+            connection.request(sent.method, target.path, body=sent.body, headers=headers)
             with contextlib.closing(connection.getresponse()) as response:
-                return _read(target, response, etag, address)
+                return read(response)
     except ssl.SSLCertVerificationError as error:
         raise Denied(
             f"{target.origin} did not prove that it is {target.host}: {error.verify_message}",
@@ -213,7 +210,7 @@ def _exchange(
         connection.close()
 
 
-def _read(target: Target, response: http.client.HTTPResponse, etag: str, address: str) -> Fetched | Target:
+def _read(target: Target, response: http.client.HTTPResponse, *, etag: str, address: str) -> Fetched | Target:
     status = response.status
     if status in _REDIRECTS:  # 5
         return _redirected(target, status, response.getheader("Location", ""))
@@ -250,34 +247,6 @@ def _redirected(target: Target, status: int, location: str) -> Target:
 def _tag(text: str) -> str:
     """An entity tag fit to be sent back (RFC 9110 §8.8.3), else none."""
     return text if len(text) <= _MAX_ETAG and _ETAG.fullmatch(text) else ""
-
-
-@contextlib.contextmanager
-def _cut_at(end: float, raw: socket.socket) -> Iterator[None]:
-    """The connection is cut at `end`: a timeout alone bounds each wait only, and a slow drip never waits long."""
-    raw.settimeout(_left(end))
-    over = threading.Event()
-    # TLS takes the socket over, so the cut needs a handle of its own.
-    with socket.socket(fileno=os.dup(raw.fileno())) as handle:
-
-        def cut() -> None:
-            over.set()
-            with contextlib.suppress(OSError):
-                handle.shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(_left(end), cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        except (OSError, http.client.HTTPException, TrustfedError):
-            if not over.is_set():
-                raise
-        finally:
-            timer.cancel()
-            timer.join()
-        if over.is_set():
-            raise TimeoutError("no whole answer in time")
 
 
 def _left(end: float) -> float:

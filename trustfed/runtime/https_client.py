@@ -8,19 +8,18 @@ No redirects, no proxies, no cookies, no compression: a door of ours uses none o
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import os
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from trustfed.errors import Denied, Invalid, Unavailable
 from trustfed.federation import roots
+from trustfed.runtime.deadline import cut_at
 from trustfed.runtime.errors import from_http
 from trustfed.runtime.tls import peer_chain
 from trustfed.spiffe.ids import SpiffeId
@@ -93,7 +92,8 @@ def _exchange(server: Server, method: str, path: str, body: bytes | None) -> byt
     where = f"https://{server.host}:{server.port}"
     connection = http.client.HTTPSConnection(server.host, server.port, timeout=server.timeout, context=server.context)
     try:
-        with _deadline(server) as raw:
+        end = time.monotonic() + server.timeout * DEADLINE
+        with socket.create_connection((server.host, server.port), server.timeout) as raw, cut_at(end, raw):
             connection.sock = server.context.wrap_socket(raw, server_hostname=server.host)
             if server.verify is not None:
                 # Before a secret is sent: TLS alone does not say who this is.
@@ -115,31 +115,3 @@ def _exchange(server: Server, method: str, path: str, body: bytes | None) -> byt
     if response.status != 200:
         raise from_http(response.status, answer)
     return answer
-
-
-@contextlib.contextmanager
-def _deadline(server: Server) -> Iterator[socket.socket]:
-    """A connection that is cut DEADLINE times the timeout after its beginning: a timeout alone bounds each wait only."""
-    with socket.create_connection((server.host, server.port), server.timeout) as raw:
-        over = threading.Event()
-        # TLS takes the socket over, so the cut needs a handle of its own.
-        with socket.socket(fileno=os.dup(raw.fileno())) as handle:
-
-            def cut() -> None:
-                over.set()
-                with contextlib.suppress(OSError):
-                    handle.shutdown(socket.SHUT_RDWR)
-
-            timer = threading.Timer(server.timeout * DEADLINE, cut)
-            timer.daemon = True
-            timer.start()
-            try:
-                yield raw
-            except (OSError, http.client.HTTPException):
-                if not over.is_set():
-                    raise
-            finally:
-                timer.cancel()
-                timer.join()
-            if over.is_set():
-                raise TimeoutError(f"no whole answer within {server.timeout * DEADLINE:.0f} s")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from typing import Any
+
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from trustfed.errors import Denied, Invalid, TrustfedError
 from trustfed.runtime import logs
 from trustfed.runtime.errors import PROBLEM_CONTENT_TYPE, Answer, answer
+from trustfed.runtime.paths import Paths
 from trustfed.spiffe.ids import shown
 
 _log = logs.get("http")
 
 
-def map_errors(app: FastAPI) -> None:
+def map_errors(app: Starlette) -> None:
     """Give every error the one form of the house."""
     app.add_exception_handler(TrustfedError, _problem)
     app.add_exception_handler(Exception, _problem)
-    app.add_exception_handler(RequestValidationError, _unfit)
     app.add_exception_handler(HTTPException, _http)
+    if not isinstance(app, Paths):
+        from fastapi.exceptions import RequestValidationError  # noqa: PLC0415  half a second, where no FastAPI is
+
+        app.add_exception_handler(RequestValidationError, _unfit)
 
 
 async def _problem(request: Request, error: Exception) -> Response:
@@ -29,8 +36,7 @@ async def _problem(request: Request, error: Exception) -> Response:
     return _respond(answer(error))
 
 
-async def _unfit(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+async def _unfit(_: Request, error: Any) -> Response:
     # The first fault only, and never the input itself: it may be a token.
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"][1:]) or "the body"

@@ -43,10 +43,14 @@ _ZERO = ipaddress.IPv4Network("0.0.0.0/8")
 
 @dataclass(frozen=True)
 class Reach:
-    """Which addresses may be connected to: networks that configuration allows besides, and whether private ones may."""
+    """Which addresses may be connected to: networks that configuration allows besides, and whether private ones may.
+
+    `option` is the member of the configuration that names those networks, for hints.
+    """
 
     allow: tuple[Network, ...] = ()
     private: bool = True
+    option: str = ""
 
     def check(self, address: str) -> Address:
         """The parsed address. Raises Denied for one that must not be reached."""
@@ -59,7 +63,8 @@ class Reach:
             if fault:
                 raise Denied(
                     f"the address {parsed} is {fault}: this process must not be sent there",
-                    hint="check the URL; foreign.allow_addresses in the cluster's configuration names exceptions",
+                    hint="check the URL"
+                    + (f"; {self.option} in the configuration names exceptions" if self.option else ""),
                 )
         return parsed
 

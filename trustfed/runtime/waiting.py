@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from trustfed.runtime.clock import Clock
+
+_AGAIN_SECONDS = 2.5
+"""After a cancellation; longer than any job takes to write down what it has left."""
 
 
 async def news_or_time(news: asyncio.Event, clock: Clock, seconds: float | None) -> None:
@@ -35,6 +38,18 @@ async def together(jobs: Iterable[Coroutine[Any, Any, Any]], stop: asyncio.Event
             if task.done():
                 task.result()
     finally:
-        for task in [*tasks, stopped]:
+        await _ended([*tasks, stopped])
+
+
+async def _ended(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel, wait, and cancel again what goes on all the same.
+
+    A stream that breaks in the moment of the cancellation puts its own error in the place of it (grpclib.utils.Wrapper),
+    and a job that tries again after errors would live for ever.
+    """
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
             task.cancel()
-        await asyncio.gather(*tasks, stopped, return_exceptions=True)
+        await asyncio.wait(left, timeout=_AGAIN_SECONDS)
+    # Their errors are looked at, so that asyncio does not report them as lost.
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -107,7 +107,7 @@ class Chaos:
         world = self._world
         for victim, thief in itertools.permutations(world.clusters):
             forge_in_name_of(victim, thief, world.stack.folder / f"{thief.name}.toml", self.forgeries)
-        strikes = schedule(self._seed, self._seconds, self._able(), longest=self._longest)
+        strikes = schedule(self._seed, self._seconds, self.able(), longest=self._longest)
         with self._observed():
             self._strike(strikes)
             healed = self._heal()
@@ -128,7 +128,8 @@ class Chaos:
             self.book.notes,
         )
 
-    def _able(self) -> Able:
+    def able(self) -> Able:
+        """What there is to strike in this world."""
         world = self._world
         stores = tuple(name for name in world.disks if name.startswith("cluster-"))
         caches = tuple(name for name in world.disks if name.startswith("cache-"))

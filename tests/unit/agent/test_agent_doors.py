@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent import enrolment, sync
+from agent import enrolment, home_look
 from agent.identity import IdentityFile, Node, NodeIdentity
-from agent.link import Link
-from agent.sync import Sync
-from agent.trusted_time import TrustedTime
 from tests.fakes.cluster import FakeCluster
 from tests.unit.agent.test_agent_enrolment import enrol
 from trustfed.errors import Denied, Unavailable
 from trustfed.federation.token import EnrolmentToken
-from trustfed.runtime.clock import SystemClock
 from trustfed.runtime.metrics import Registry
 
 
@@ -74,20 +70,18 @@ async def silent() -> AsyncIterator[int]:
 
 
 async def test_a_door_that_says_nothing_holds_up_no_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "HOME_SECONDS", 0.1)
+    monkeypatch.setattr(home_look, "HOME_SECONDS", 0.1)
     async with FakeCluster() as cluster, silent() as port:
         identity = await enrol(cluster, tmp_path / "data")
         cluster.home.sequence += 1
         told = (f"127.0.0.1:{identity.door[1]}",)
         slow = replace(identity, door=("127.0.0.1", port), https_addresses=told)
-        node, time = Node(slow, IdentityFile(tmp_path), Registry()), TrustedTime(SystemClock())
-        part: Any = None
-        stream = Sync(part, node, Link(node, time), part, part, time, lambda: 0.5, Registry())
+        home = home_look.HomeLook(Node(slow, IdentityFile(tmp_path), Registry()))
         for _ in range(2):  # no second look begins while the first is under way
             began = time.monotonic()
-            await stream._refresh_home()
+            await home.refresh()
             assert time.monotonic() - began < 5
-        looking = stream._refreshing
+        looking = home._looking
         assert looking is not None
     with pytest.raises(Unavailable):  # its door was shut, and the cluster is gone by now
         await looking

@@ -9,7 +9,6 @@ import resource
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +22,7 @@ from agent.cache.port import Kept
 from agent.cache.vault import Vault
 from tests.fakes.clocks import ManualClock
 from tests.fakes.disk import Platter, Step
+from tests.fakes.waiting import until
 from tests.unit.agent_cache.cached import NODE, NOW, large, same, small, svid, vault, without
 from trustfed.errors import TrustfedError, Unavailable
 from trustfed.runtime.metrics import Registry
@@ -56,14 +56,6 @@ class Kept1:
             return task is None or task.done() or self.clock.sleeping > 0
 
         await until(idle)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it never came")
 
 
 async def test_the_newest_wins_and_saves_are_paced() -> None:
@@ -218,7 +210,7 @@ async def test_a_loop_that_ends_keeps_nobody_waiting() -> None:
     task = world.cache._task
     assert task is not None
     task.cancel()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 20)
     go_on.set()
 
 

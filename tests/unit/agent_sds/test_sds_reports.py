@@ -24,7 +24,7 @@ class World:
     async def next(self) -> pb.ProxyReport:
         task = asyncio.create_task(self.reports.next())
         await self.clock.advance(GATHER_SECONDS)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             return (await task).proxies
 
 

@@ -16,6 +16,7 @@ import pytest_asyncio
 from ca.authority import new_authority_id
 from ca.external import make_external
 from ca.lifecycle import Kind, Status
+from tests.fakes.foreign_peer import WebCa
 from tests.unit.cluster.cluster_parts import TD, ClusterParts
 from tests.unit.istio_ca.test_external_authority import DAY, LEAF, Mesh
 from trustfed.cluster import authority_commands
@@ -214,6 +215,38 @@ async def test_an_approval_while_its_target_turned_is_a_conflict(socket: Socket)
     refused = await socket.approve(2, id_)
     assert refused.status_code == 409
     assert "not the active one any more" in refused.json()["detail"]
+
+
+async def test_to_believe_a_legacy_domain_takes_two_uids_and_to_end_it_one(socket: Socket) -> None:
+    """Its identities are equal to ours by the mesh's alias: who picks its anchor could mint any of them."""
+    until = (socket.cluster.now + timedelta(days=30)).isoformat()
+    body = {"anchors": [base64.b64encode(WebCa().der).decode()], "until": until, "reason": REASON}
+
+    async def put(uid: int, name: str, **more: Any) -> httpx.Response:
+        return await socket._clients[uid].put(f"/legacy/{name}", json={**body, **more})
+
+    hopeless = await put(1, TD)  # nothing is proposed that could not be done
+    assert hopeless.status_code == 403 and not (await socket.get("/approvals"))["approvals"]
+    before = socket.cluster.fold.position
+    asked = await put(1, "cluster.local")
+    assert asked.status_code == 202, asked.text
+    assert asked.json()["what"].startswith("believe an anchor of the legacy domain cluster.local until ")
+    assert (await socket.approve(1, asked.json()["proposal"])).status_code == 403
+    assert not socket.cluster.state.istio.legacy
+    assert (await socket.approve(2, asked.json()["proposal"])).status_code == 200
+    assert (await kinds(socket, before))[2:] == [
+        "proposal.approved",
+        "grant.offered",
+        "grant.accepted",
+        "grant.limited",
+        "peer.bundle",
+        "legacy.added",
+    ]
+    assert "- cluster.local" in (await socket.get("/legacy"))["mesh_config"]
+    assert (await socket.post(1, ("/legacy/cluster.local/end", {"reason": "all moved"}))).status_code == 200
+    alone = await put(1, "cluster.local", break_glass=True)
+    assert alone.status_code == 200 and "- cluster.local" in alone.json()["mesh_config"]
+    assert (await socket.get("/approvals?broken=true"))["approvals"][0]["command"] == "legacy.add"
 
 
 async def test_the_steps_that_only_follow_take_nobody(socket: Socket) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from fastapi import FastAPI, Request
 
 from tests.fakes.journals import FaultyJournal
 from tests.unit.hub.hub_parts import DAY, HubParts
-from trustfed.errors import Denied, Unavailable
+from trustfed.errors import Conflict, Denied, Invalid, Unavailable
 from trustfed.hub import access, approvals_api
 from trustfed.hub.access import Caller
 from trustfed.hub.approvals import commands, root_activation, root_preparation
@@ -263,6 +264,65 @@ async def test_a_token_counts_as_who_made_it_whoever_that_was(hub: HubParts) -> 
     before_that_was_kept = Caller("token:old", "admin", hub.state.tokens["ab" * 8].issued_by)
     with pytest.raises(Denied, match="not on record"):
         await hub.operations.ask(before_that_was_kept, root_preparation(hub.state), REASON)
+
+
+async def test_a_revoked_token_takes_along_what_it_made_and_what_it_proposed(hub: HubParts) -> None:
+    operations, ann = hub.operations, Caller("uid:1", "admin")
+
+    async def made(by: Caller, life: timedelta = DAY) -> Caller:
+        id_, _ = await operations.issue_token(by, "t", "admin", life)
+        return Caller(f"token:{id_}", "admin", hub.state.tokens[id_].issued_by)
+
+    stolen, other = await made(ann), await made(ann)
+    child = await made(stolen)
+    grandchild, login = await made(child), Caller(f"{child.actor}/eve", "admin", "uid:1")
+    with pytest.raises(Invalid, match="ends with it"):
+        await made(stolen, 2 * DAY)
+    asked = await operations.ask(grandchild, root_preparation(hub.state), REASON)
+    await operations.revoke_token(ann, child.actor[6:])
+    await operations.revoke_token(ann, stolen.actor[6:])
+    revoked = [one.event for one in await hub.journal.read(0, 1000) if one.event.kind == "token.revoked"]
+    assert [(f"token:{one.body['id']}", one.body["because"]) for one in revoked] == [
+        (child.actor, ""),
+        (grandchild.actor, child.actor[6:]),
+        (stolen.actor, ""),
+    ]
+    assert asked.proposal is not None
+    assert hub.state.proposals[asked.proposal.id].status == "withdrawn"
+    now = hub.clock.now()
+    assert [access.ended(hub.state, who.actor, now) for who in (stolen, child, grandchild, login)] == [True] * 4
+    assert not access.ended(hub.state, other.actor, now)
+    # One that was on its way when its token was revoked makes none, and neither does one after it.
+    with pytest.raises(Denied, match="opens nothing any more"):
+        await made(child)
+    assert await operations.revoke_token(ann, stolen.actor[6:]) == []
+
+
+async def test_who_is_nobody_in_particular_does_not_break_the_glass(hub: HubParts) -> None:
+    before = hub.fold.position
+    for nobody in (Caller("subuid:100001", "admin"), Caller("token:ab", "admin")):
+        with pytest.raises(Denied, match="cannot break the glass"):
+            await hub.operations.ask(nobody, root_preparation(hub.state), "a long enough reason", break_glass=True)
+    assert hub.fold.position == before
+
+
+async def test_tokens_that_open_nothing_take_no_place_for_ever(hub: HubParts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "MAX_TOKENS", 3)
+    ann, ids = Caller("uid:1", "admin"), list[str]()
+    for _ in range(3):
+        ids.append((await hub.operations.issue_token(ann, "t", "admin", DAY))[0])
+    with pytest.raises(Conflict, match="3 tokens are in use"):
+        await hub.operations.issue_token(ann, "t", "admin", DAY)
+    await hub.operations.revoke_token(ann, ids[1])
+    ids.append((await hub.operations.issue_token(ann, "t", "admin", 2 * DAY))[0])
+    assert set(hub.state.tokens) == {ids[0], ids[2], ids[3]}
+    # What it let in stays out, and makes nothing.
+    assert access.ended(hub.state, f"token:{ids[1]}/eve", hub.clock.now())
+    with pytest.raises(Denied):
+        await hub.operations.issue_token(Caller(f"token:{ids[1]}", "admin", "uid:1"), "t", "admin", DAY)
+    hub.clock.move(24 * 3600)
+    await hub.operations.issue_token(ann, "t", "admin", DAY)
+    assert len(hub.state.tokens) == 3 and ids[3] in set(hub.state.tokens)
 
 
 async def test_a_broken_glass_is_an_alarm_of_the_hub_for_a_day(hub: HubParts) -> None:

@@ -155,6 +155,10 @@ def test_no_door_goes_around_the_rule() -> None:
     """What decides on CAs is called by the commands that take two people, and by nothing else of the product."""
     ours = r"authority_commands\.(?:taint|revoke|activate|replace_authority)\(|external\.(?:prepare|abandon)\("
     hubs = r"\broots\.(?:prepare|activate|retire)\(|\bdomains\.(?:remove|revoke)\(|signer\.(?:next|without)\("
-    for folder, calls in (("trustfed/cluster", ours), ("trustfed/hub", hubs)):
+    for folder, calls, by in (
+        ("trustfed/cluster", ours, "approvals.py"),
+        ("trustfed/cluster", r"\blegacy\.add\(", "legacy_approved.py"),
+        ("trustfed/hub", hubs, "approvals.py"),
+    ):
         found = {path.name for path in (ROOT / folder).rglob("*.py") if re.search(calls, path.read_text())}
-        assert found == {"approvals.py"}, (folder, found)
+        assert found == {by}, (folder, calls, found)

@@ -182,6 +182,25 @@ def test_a_token_goes_to_a_file_0600_or_alone_to_standard_output(
     assert door.asked[0][2] == {"name": "n", "groups": [], "ttl": "1h"}
 
 
+def test_what_went_with_a_revoked_token_is_named(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
+    door.answer("DELETE", "/tokens/ab", {"id": "ab", "revoked": True, "also": ["cd", "ef"]})
+    door.answer("POST", "/evidence/forget-hub-log", {"forgotten": True})
+    door.answer("GET", "/tokens", {"tokens": [{"id": "cd", "name": "ci", "role": "admin", "made_by": "token:ab"}]})
+    door.open()
+    code, out, _ = run(capsys, "token", "revoke", "ab", "--socket", str(door.path))
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            "token ab is revoked",
+            "token cd, which was made with it, is revoked",
+            "token ef, which was made with it, is revoked",
+        ],
+    )
+    assert "token:ab" in run(capsys, "token", "list", "--socket", str(door.path))[1]
+    forgotten = run(capsys, "evidence", "forget-hub-log", "--reason", "made anew", "--socket", str(door.path))
+    assert forgotten[:2] == (0, "the hub's log is forgotten\n") and door.asked[-1][2] == {"reason": "made anew"}
+
+
 def test_a_token_is_never_an_argument(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (("cluster", "init", "trustfed-cluster-1-x"), ("agent", "serve", "--join", "trustfed-node-1-x")):
         code, _, err = run(capsys, *words, "--config", "none.toml")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 
 from tests.unit.cluster_mesh.desired_house import HOST, House, gateway, local
 from trustfed.cli.main import main
@@ -21,6 +20,7 @@ from trustfed.cluster.mesh.admin_mesh import mesh_paths
 from trustfed.cluster.mesh.admin_mesh_desired import desired_paths
 from trustfed.cluster.mesh.compose import MAX_BODY
 from trustfed.runtime import web
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.problems import map_errors
 from trustfed.runtime.reach import Reach
 from trustfed.runtime.sockets import listen_unix
@@ -48,7 +48,7 @@ class Door:
 
     async def _open(self) -> web.HttpDoor:
         await self.house.start()
-        app = FastAPI()
+        app = Paths()
         map_errors(app)
         none: dict[str, Any] = dict.fromkeys(field.name for field in fields(AdminParts))
         house = self.house

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,8 @@ def test_what_an_agent_s_start_refuses_still_has_help(options: list[str], code: 
     argv = [sys.executable, "-m", "trustfed.cli", "agent", "serve", *options]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
     assert done.returncode == code and said in done.stdout + done.stderr, done.stderr
+
+
+def test_the_command_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"trustfed {version('trustfed')}\n"

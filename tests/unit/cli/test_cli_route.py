@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from fastapi import FastAPI
 
 from bundle_publisher.istio import owners
 from tests.unit.cluster_mesh.routes_house import EAST, HOST, OWN, House, export, rule
 from trustfed.cli.main import main
 from trustfed.cluster.mesh.admin_routes import route_paths
 from trustfed.runtime import web
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.problems import map_errors
 from trustfed.runtime.sockets import listen_unix
 
@@ -40,7 +40,7 @@ class Door:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
 
     async def _open(self) -> web.HttpDoor:
-        app = FastAPI()
+        app = Paths()
         map_errors(app)
         route_paths(app, self.house.explain)
         return await web.serve(app, listen_unix(self.path))

@@ -22,7 +22,6 @@ from tests.fakes.journals import FaultyJournal
 from trustfed.cluster import enrolment as cluster_enrolment
 from trustfed.cluster import entries, nodes
 from trustfed.cluster import events as e
-from trustfed.cluster import fold as folding
 from trustfed.cluster.addresses import Addresses
 from trustfed.cluster.admission import NodeAdmission
 from trustfed.cluster.attestation.config import AttestationConfig
@@ -31,16 +30,15 @@ from trustfed.cluster.attestation.port import Attestors
 from trustfed.cluster.authorities import Authorities
 from trustfed.cluster.config import Policy
 from trustfed.cluster.entries import EntrySpec, Ttls
+from trustfed.cluster.fold import cluster_fold
 from trustfed.cluster.issuance import Issuance
 from trustfed.cluster.presence import Presence
 from trustfed.cluster.state import ClusterState, Node
 from trustfed.federation import enrolment
 from trustfed.federation.names import cluster_id, hub_id
 from trustfed.federation.token import EnrolmentToken
-from trustfed.journal.fold import Fold
 from trustfed.journal.memory import MemoryLedger, MemorySnapshots
 from trustfed.journal.ports import Journal, Ledger
-from trustfed.journal.table import decode_state, encode_state
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.nonces import Nonces
 from trustfed.spiffe.ids import TrustDomain
@@ -64,16 +62,7 @@ class ClusterParts:
     ) -> None:
         self.journal, self.ledger, self.keys, self.policy, self.clock = journal, ledger, keys, policy, clock
         self.snapshots, self.registry = MemorySnapshots(), Registry()
-        self.fold = Fold(
-            journal,
-            self.snapshots,
-            ClusterState(),
-            folding.apply,
-            e.CODEC,
-            encode_state,
-            lambda data: decode_state(data, ClusterState),
-            folding.SCHEMA,
-        )
+        self.fold = cluster_fold(journal, self.snapshots)
         self.issuance = Issuance(self.fold, ledger, keys, policy, clock, os.urandom, self.registry)
         self.authorities = Authorities(self.fold, keys, policy, clock, os.urandom, self.issuance.last_leaf)
         self.presence = Presence()

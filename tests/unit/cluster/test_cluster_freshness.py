@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.fakes.waiting import until
 from tests.unit.cluster.cluster_parts import HOUR, MINUTE, TD, ClusterParts
 from tests.unit.hub.newcomer import Newcomer
 from trustfed.cluster import events as e
@@ -284,10 +285,7 @@ async def test_the_file_is_kept_while_it_runs(world: World, tmp_path: Path) -> N
     running = asyncio.create_task(kept.freshness.run())
     await kept.says(await world.confirmed())
     await world.parts.clock.advance(75)
-    for _ in range(200):
-        if (tmp_path / "f.json").exists():
-            break
-        await asyncio.sleep(0.01)
+    await until((tmp_path / "f.json").exists)
     assert "td-b" in (tmp_path / "f.json").read_text()
     running.cancel()
 

@@ -39,7 +39,7 @@ class World:
 
     async def facts(self, count: int) -> list[Any]:
         """The first `count` facts, once they are there."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(found := await self.ledger.read(0, 1000)) < count:
                 await asyncio.sleep(0)
         return [one.fact for one in found]

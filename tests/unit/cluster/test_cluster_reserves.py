@@ -161,7 +161,7 @@ async def test_streams_begin_a_few_at_a_time_and_a_slow_one_holds_nobody_up(monk
     second.done()
     second.done()  # once
     third = await waiting
-    fourth = await asyncio.wait_for(turns.turn(), 1)  # the slow one lost its turn
+    fourth = await asyncio.wait_for(turns.turn(), 20)  # the slow one lost its turn
     for turn in (slow, third, fourth):
         turn.done()
     assert turns._turns._value == 2

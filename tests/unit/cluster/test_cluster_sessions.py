@@ -12,8 +12,8 @@ from tests.fakes.clocks import START
 from tests.unit.cluster.cluster_parts import TD
 from trustfed.cluster import changes
 from trustfed.cluster import events as e
-from trustfed.cluster import sessions as module
 from trustfed.cluster.fold import apply
+from trustfed.cluster.messages import MAX_ENTRIES_PER_MESSAGE, MAX_MESSAGE_BYTES
 from trustfed.cluster.presence import Presence
 from trustfed.cluster.sessions import Sessions, View
 from trustfed.cluster.state import ClusterState
@@ -218,8 +218,8 @@ def test_many_large_entries_come_in_messages_of_bounded_size() -> None:
     world = World(*(entry(f"e{i:03}", selectors=large) for i in range(100)), *(entry(f"s{i:03}") for i in range(450)))
     messages = [m for m in world.take(world.join()) if m.HasField("entries")]
     assert sum(len(m.entries.upsert) for m in messages) == 550
-    assert all(m.ByteSize() < module.MAX_MESSAGE_BYTES + 64 * 1024 for m in messages)
-    assert all(len(m.entries.upsert) <= module.MAX_ENTRIES_PER_MESSAGE for m in messages)
+    assert all(m.ByteSize() < MAX_MESSAGE_BYTES + 64 * 1024 for m in messages)
+    assert all(len(m.entries.upsert) <= MAX_ENTRIES_PER_MESSAGE for m in messages)
     assert [m.position for m in messages[:-1]] == [0] * (len(messages) - 1)
     assert messages[-1].position == world.position
 

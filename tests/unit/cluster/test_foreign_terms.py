@@ -6,13 +6,13 @@ import asyncio
 import threading
 import time
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from ca.lifecycle import Level
 from tests.fakes.cluster import Domain
 from tests.fakes.foreign_peer import ForeignPeer, http
+from tests.fakes.waiting import until
 from tests.unit.cluster.cluster_parts import TD
 from tests.unit.cluster.foreign_house import CA, CONFIG, DAY, TDF, House, watch_of
 from trustfed.cluster import events as e
@@ -144,9 +144,9 @@ async def test_settings_that_make_no_sense_are_refused(house: House, given: Sett
 
 async def test_terms_that_make_no_sense_are_refused(house: House) -> None:
     good = Settings(TDF, WEB, "https://t.example/")
-    for until, reason in ((timedelta(0), "why"), (DAY, " "), (DAY, "x" * 1025)):
+    for ends, reason in ((timedelta(0), "why"), (DAY, " "), (DAY, "x" * 1025)):
         with pytest.raises(Invalid):
-            await house.add(good, until, reason)
+            await house.add(good, ends, reason)
 
 
 def test_configuration_is_checked() -> None:
@@ -160,11 +160,6 @@ def test_configuration_is_checked() -> None:
 
 
 async def test_peers_are_followed_by_their_hint_and_after_failures(house: House, web: ForeignPeer) -> None:
-    async def until(condition: Any) -> None:
-        async with asyncio.timeout(5):
-            while not condition():
-                await asyncio.sleep(0.005)
-
     course = house.peers.course(TDF)
     async with house.following():
         await house.add_web(web)

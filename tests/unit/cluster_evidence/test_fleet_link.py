@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi import FastAPI
 from msgspec.structs import replace
 
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.hub import HUB
 from tests.unit.cluster.cluster_parts import TD, ClusterParts
+from trustfed.cluster.admin_parts import AdminParts
+from trustfed.cluster.evidence.admin import evidence_paths
 from trustfed.cluster.evidence.alarms import Alarms
+from trustfed.cluster.evidence.events import HubLogForgotten, RolloverPaused
 from trustfed.cluster.evidence.fleet_link import MAX_QUESTIONS, FleetLink
 from trustfed.cluster.evidence.kept import open_kept
 from trustfed.cluster.evidence.logs import ClusterLogs
 from trustfed.cluster.evidence.witnessing import Witnessing
 from trustfed.cluster.identity import OwnIdentity
-from trustfed.errors import NotFound
+from trustfed.errors import NotFound, Unavailable
 from trustfed.evidence.model import Class, Obligation, Outcome
 from trustfed.evidence.model import Level as EvidenceLevel
 from trustfed.evidence.store import ChangedRows
@@ -38,6 +44,7 @@ from trustfed.journal.merkle.witness_files import WitnessFiles
 from trustfed.proto import evidence_pb2 as pb
 from trustfed.runtime.clock import SystemClock
 from trustfed.runtime.metrics import Registry
+from trustfed.runtime.problems import map_errors
 from trustfed.spiffe.ids import TrustDomain
 
 HUB_LOG = f"trustfed/{HUB.name}/journal"
@@ -303,6 +310,20 @@ async def test_the_hubs_log_is_witnessed_over_restarts(world: World) -> None:
     assert (await offered(HubLog().note(9), 5)).refused == "signature"
 
 
+def _operator(world: World) -> httpx.AsyncClient:
+    """The admin socket's paths for evidence, asked by uid 7."""
+    none: dict[str, Any] = dict.fromkeys(field.name for field in fields(AdminParts))
+    app, parts = FastAPI(), AdminParts(**none | {"fold": world.parts.fold, "clock": SystemClock()})
+    map_errors(app)
+    unused: Any = None
+    evidence_paths(app, parts, unused, unused, world.witnessing, unused)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=("uid:7", 1)), base_url="http://cluster")
+
+
+async def _cannot_be_recorded(_: HubLogForgotten) -> None:
+    raise Unavailable("the disk is full")
+
+
 async def test_another_log_key_of_the_hub_is_not_believed_until_an_operator_says_so(world: World) -> None:
     fleet = world.fleet
     await fleet.until(lambda: world.link.connected)
@@ -314,8 +335,24 @@ async def test_another_log_key_of_the_hub_is_not_believed_until_an_operator_says
     await fleet.until(lambda: [a for a in world.alarms.standing() if a.code == "hub_log_key"])
     fleet.say(pb.FromHub(checkpoint=pb.CheckpointOffer(origin=HUB_LOG, note=other.note(4))))
     await fleet.until(lambda: fleet.of("cosignature")[-1].refused == "signature")
-    await world.witnessing.forget()
+    async with _operator(world) as operator:
+        path, said = "/evidence/forget-hub-log", {"reason": "the hub was made anew"}
+        assert (await operator.post(path, json={"reason": " "})).status_code == 400
+        with pytest.raises(Unavailable):  # nothing is forgotten that could not be recorded
+            await world.witnessing.forget(_cannot_be_recorded)
+        assert world.alarms.standing()
+        # An id that was used before for something else does not keep it out of the journal.
+        fold, now = world.parts.fold, SystemClock().now()
+        paused = [RolloverPaused("x509", True)]
+        await fold.execute(lambda state: paused, command_id="spent", actor="uid:7", now=now)
+        answer = await operator.post(path, json=said, headers={"Command-Id": "spent"})
+        assert answer.json() == {"forgotten": True}
+        assert (await operator.post(path, json=said)).json() == {"forgotten": False}  # nothing is held any more
     assert not world.alarms.standing()
+    (event,) = [r.event for r in await world.parts.journal.read(0, 1000) if r.event.kind == "log.hub_forgotten"]
+    pinned = vkey_of(HUB_LOG, world.hub_log.key.public_key()).text
+    assert (event.actor, event.reason) == ("uid:7", "the hub was made anew")
+    assert (event.body["origin"], event.body["vkey"], event.body["size"]) == (HUB_LOG, pinned, 6)
     await world.again()
     await fleet.until(lambda: world.link.connected)
     fleet.say(pb.FromHub(checkpoint=pb.CheckpointOffer(origin=HUB_LOG, note=other.note(4))))

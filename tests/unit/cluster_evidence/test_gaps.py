@@ -73,6 +73,24 @@ async def test_a_node_is_silent_after_a_while_and_heard_again(house: House) -> N
     assert not world.gaps.silent()
 
 
+async def test_a_node_is_heard_until_its_stream_closes_however_quiet_it_was(house: House) -> None:
+    world = World(house)
+    await world.gaps.begin()
+    house.clock.move(1)
+    world.heard()
+    await world.gaps.round()
+    house.clock.move(600)  # connected, with nothing to say
+    held = world.presence.get("n1")
+    assert held is not None
+    held.closed(house.clock.now())
+    closed = house.now
+    await world.gaps.round()
+    assert [kind for kind, _ in await world.said()] == [kinds.NODE_HEARD]
+    house.clock.move(61)
+    await world.gaps.round()
+    assert world.gaps.silent() == [("n1", closed)]
+
+
 async def test_the_time_without_a_process_is_a_gap_and_silence_goes_on_over_it(house: House, tmp_path: Path) -> None:
     world = World(house)
     await world.gaps.begin()

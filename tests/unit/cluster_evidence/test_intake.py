@@ -110,6 +110,7 @@ async def test_an_older_spool_that_speaks_again_is_flagged(house: House) -> None
         ("minted", {}, "malformed"),
         ("held", {"serials": ["x"]}, "malformed"),
         ("held", {"part": 2, "parts": 1}, "malformed"),
+        ("held", {"slot": "a\r\nb"}, "malformed"),
         ("lost", {"lost": [{"kind": "A<b>", "count": 1}]}, "malformed"),
         ("offset", {"serial": serial(1)}, "malformed"),
         ("offset", {"offset_ms": 2**60}, "malformed"),
@@ -166,6 +167,25 @@ async def test_who_dates_back_is_heard_now_and_flagged(house: House) -> None:
     _, delivered, flagged = await house.facts()
     assert (delivered.body["at"], delivered.body["late"], delivered.body["sequence"]) == (house.now, True, 2)
     assert flagged.body["why"] == "backdated"
+
+
+async def test_a_new_spool_does_not_let_a_node_date_back(house: House) -> None:
+    agent = Agent(house)
+    agent.told()
+    await house.issue(1)
+    then = agent.fact("delivered")
+    house.clock.move(600)
+    agent.told()
+    await agent.say(agent.fact("offset", offset_ms=3))
+    for first in (then, agent.fact("offset", offset_ms=4)):  # behind another fact of the new spool neither
+        house.clock.move(5)
+        anew = Agent(house)
+        anew.anchor = agent.anchor
+        await anew.say(first, waiting=1)
+        await anew.say(then)
+    said = [fact.body for fact in await house.facts("agent.delivered")]
+    assert len(said) == 3
+    assert all(body["late"] and body["at"] >= house.now - 5_000 for body in said)
 
 
 async def test_what_waited_in_a_spool_keeps_its_time(house: House) -> None:

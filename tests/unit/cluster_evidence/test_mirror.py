@@ -20,7 +20,7 @@ from trustfed.cluster.evidence.mirrored import Mirrored
 from trustfed.cluster.evidence.records import Records
 from trustfed.errors import Unavailable
 from trustfed.evidence import facts as kinds
-from trustfed.evidence.mirrored import disagreement
+from trustfed.evidence.mirrored import Decisions
 from trustfed.journal.events import Fact
 from trustfed.journal.memory import MemoryLedger
 from trustfed.runtime.metrics import Registry
@@ -89,9 +89,13 @@ async def test_each_event_once_over_restarts_and_lost_answers(parts: ClusterPart
     await mirror.catch_up()
     await world.kept.close()
     facts = await world.facts()
-    events = {record.position: record.event for record in await parts.journal.read(0, 1000)}
+    decisions = Decisions()
+    for record in await parts.journal.read(0, 1000):
+        decisions.take(record.position, record.event)
     assert len(facts) == len({(f.kind, f.key, f.body["journal"], f.body.get("step")) for f in facts})
-    assert [disagreement(fact, events) for fact in facts] == [""] * len(facts)
+    assert decisions.omitted(0, to_ms(parts.now) + 1)
+    assert [decisions.compare(fact) for fact in facts] == [""] * len(facts)
+    assert not decisions.omitted(0, to_ms(parts.now) + 1)
     steps = [(f.body["kind"], f.body["step"]) for f in facts if f.kind == kinds.AUTHORITY_STEP]
     for kind in ("x509", "jwt"):
         own = [step for of, step in steps if of == kind and step != "tainted"]

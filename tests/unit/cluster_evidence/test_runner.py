@@ -30,7 +30,7 @@ def test_a_bundle_that_nobody_confirmed_for_three_hints_alarms() -> None:
     fresh, lagging = Held("td-b", "td-a", 1, 3, 1, 3, 2_999, 1_000), Held("td-c", "n1", 1, 2, 1, 3, 9_000, 1_000)
     assert not stale_bundles([fresh, lagging], 7)
     (alarm,) = stale_bundles([fresh, lagging, Held("td-d", "td-a", 1, 1, 1, 1, 3_001, 1_000)], 7)
-    assert (alarm.code, alarm.severity, alarm.subject) == ("bundle_stale", "page", "td-d")
+    assert (alarm.code, alarm.severity, alarm.subject) == ("bundle_old", "page", "td-d")
 
 
 class Rows:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from tests.fakes.kubernetes_api import KubernetesApi
 from tests.unit.cluster_kubernetes.kubernetes_house import config_of
@@ -24,6 +23,7 @@ from trustfed.errors import Invalid
 from trustfed.runtime import web
 from trustfed.runtime.config import load
 from trustfed.runtime.metrics import Registry
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.sockets import listen_unix
 
 FILE = """
@@ -72,7 +72,7 @@ async def test_the_admin_socket_shows_what_is_probed_and_followed(tmp_path: Path
     house = await ProbingHouse.make()
     await house.told("east.test", gateway("a", "203.0.113.1"))
     with KubernetesApi(tmp_path) as api:
-        app = FastAPI()
+        app = Paths()
         probes = Probes(house.fold, MeshConfig(), house.clock, Registry(), house.prober)
         parts = KubernetesParts(house.fold, config_of(api), house.clock, house.registry, root_namespace="istio-system")
         probes.paths(app)
@@ -90,7 +90,7 @@ async def test_the_admin_socket_shows_what_is_probed_and_followed(tmp_path: Path
 
 async def test_the_commands_show_it_to_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     house = await ProbingHouse.make()
-    app, socket = FastAPI(), tmp_path / "s"
+    app, socket = Paths(), tmp_path / "s"
     with KubernetesApi(tmp_path) as api:
         parts = KubernetesParts(house.fold, config_of(api), house.clock, house.registry, root_namespace="istio-system")
         parts.paths(app)

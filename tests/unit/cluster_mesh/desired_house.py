@@ -8,17 +8,14 @@ from typing import Any
 
 from tests.fakes.clocks import ManualClock
 from trustfed.cluster import events as e
-from trustfed.cluster import fold as folding
+from trustfed.cluster.fold import cluster_fold
 from trustfed.cluster.mesh import own
 from trustfed.cluster.mesh.desired.apply import By, apply
 from trustfed.cluster.mesh.desired.files import File
 from trustfed.cluster.mesh.desired.plan import Terms, differences
 from trustfed.cluster.mesh.desired.wanted import Wanted, read_wanted
-from trustfed.cluster.state import ClusterState
 from trustfed.federation.mesh import Gateway
-from trustfed.journal.fold import Fold
 from trustfed.journal.memory import MemoryJournal, MemorySnapshots
-from trustfed.journal.table import decode_state, encode_state
 from trustfed.runtime.reach import Reach
 
 GATEWAY = Gateway("west-1", "203.0.113.20", 15443, "prod-us-west")
@@ -46,16 +43,7 @@ class House:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.journal = MemoryJournal()
-        self.fold = Fold(
-            self.journal,
-            MemorySnapshots(),
-            ClusterState(),
-            folding.apply,
-            e.CODEC,
-            encode_state,
-            lambda data: decode_state(data, ClusterState),
-            folding.SCHEMA,
-        )
+        self.fold = cluster_fold(self.journal, MemorySnapshots())
 
     async def start(self) -> None:
         await self.fold.start()

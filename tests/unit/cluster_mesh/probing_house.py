@@ -13,7 +13,7 @@ from tests.fakes.clocks import ManualClock
 from tests.fakes.domain import Domain, leaf, new_key
 from tests.fakes.journals import FaultyJournal
 from trustfed.cluster import events as e
-from trustfed.cluster import fold as folding
+from trustfed.cluster.fold import cluster_fold
 from trustfed.cluster.mesh.courses import Courses
 from trustfed.cluster.mesh.events import RouteGone, RouteTold
 from trustfed.cluster.mesh.prober import NoAnswer
@@ -22,9 +22,7 @@ from trustfed.cluster.mesh.service_probes import ServiceProbes
 from trustfed.cluster.state import ClusterState
 from trustfed.errors import Unavailable
 from trustfed.federation.mesh import Export, Gateway, Item, ServicePort, kind_of, write_item
-from trustfed.journal.fold import Fold
 from trustfed.journal.memory import MemorySnapshots
-from trustfed.journal.table import decode_state, encode_state
 from trustfed.runtime.metrics import Registry
 from trustfed.spiffe.ids import SpiffeId
 
@@ -73,16 +71,7 @@ class ProbingHouse:
 
     def __init__(self, journal: FaultyJournal, clock: ManualClock, prober: FakeProber) -> None:
         self.journal, self.clock, self.prober, self.registry = journal, clock, prober, Registry()
-        self.fold = Fold(
-            journal,
-            MemorySnapshots(),
-            ClusterState(),
-            folding.apply,
-            e.CODEC,
-            encode_state,
-            lambda data: decode_state(data, ClusterState),
-            folding.SCHEMA,
-        )
+        self.fold = cluster_fold(journal, MemorySnapshots())
         self.courses = Courses()
         self.probing = Probing(self.fold, prober, 5.0, 2.0, clock, self.registry, at_once, self.courses)
         self.services = ServiceProbes(self.fold, prober, self.courses, 600.0, 2.0, clock, self.registry, at_once)

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from ca.keys.open import KeysConfig
 from tests.unit.cluster_mesh.desired_house import HOST, House, gateway
@@ -27,6 +26,7 @@ from trustfed.cluster.mesh.config import MeshConfig
 from trustfed.cluster.parts import close_parts, open_parts
 from trustfed.errors import Invalid
 from trustfed.federation.mesh import body_of
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.problems import map_errors
 from trustfed.runtime.reach import Reach
 
@@ -44,7 +44,7 @@ async def house() -> AsyncIterator[House]:
 
 @pytest.fixture
 async def client(house: House) -> AsyncIterator[Client]:
-    app = FastAPI()
+    app = Paths()
     map_errors(app)
     none: dict[str, Any] = dict.fromkeys(field.name for field in fields(AdminParts))
     parts = AdminParts(**none | {"fold": house.fold, "journal": house.journal, "clock": house.clock})

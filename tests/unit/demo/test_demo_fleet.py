@@ -152,9 +152,9 @@ def test_another_process_goes_on_where_the_first_was_killed() -> None:
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
-        (Fault.UNKNOWN, "unknown-serial"),
-        (Fault.SILENT, "telemetry-silence"),
-        (Fault.CLOCK, "clock-offset"),
+        (Fault.UNKNOWN, "unknown_serial"),
+        (Fault.SILENT, "node_silent"),
+        (Fault.CLOCK, "clock_offset"),
         (Fault.NONE, ""),
     ],
 )

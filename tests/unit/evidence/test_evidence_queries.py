@@ -122,7 +122,18 @@ async def test_facts_orphans_and_search(queries: Queries) -> None:
     assert figures["figures"]["classes"]["leaf"]["counts"]["on_time"] == 2
 
 
-async def test_the_inventory_lists_what_lives(queries: Queries) -> None:
+async def test_a_node_names_what_lives_there(queries: Queries) -> None:
+    held = (await asked(queries, "inventory", limit=200))["certificates"]
+    node = next(one["custodian"] for one in held if one["custodian"].startswith("agent on ")).removeprefix("agent on ")
+    there = [one for one in held if one["custodian"] == f"agent on {node}"]
+    found = await asked(queries, "node", node=node)
+    assert found["certificates"] == len(there)
+    assert found["spiffe_ids"] == sorted({one["spiffe_id"] for one in there})
+    assert found["identities"] == len(found["spiffe_ids"])
+    assert (await asked(queries, "node", node="elsewhere"))["certificates"] == 0
+
+
+async def test_the_inventory_lists_what_lives(queries: Queries, store: tuple[EvidenceStore, MemoryLedger]) -> None:
     page = await asked(queries, "inventory", limit=2)
     assert len(page["certificates"]) == 2
     rest = await asked(queries, "inventory", after=page["next"])
@@ -130,7 +141,48 @@ async def test_the_inventory_lists_what_lives(queries: Queries) -> None:
     assert len(everything) == 5  # web's and api's last two each, and the script's: 24 h each
     assert [one["sha256"] for one in everything if one["sha256"]] == ["ab" * 32]
     assert sum(one["count"] for one in page["algorithms"]) == 5
+    entry, of = everything[0]["entry"], lambda: {everything[0]["entry"]: "the shop"}
+    owned = await asked(Queries(*store, of), "inventory")
+    assert {one["owner"] for one in owned["certificates"] if one["entry"] == entry} == {"the shop"}
     assert (strength("rsa-4096"), strength("ec-p256"), strength("x"), quantum_safe("ml-dsa-65")) == (128, 128, 0, True)
+
+
+async def test_each_rotation_of_a_key_is_drilled_into(tmp_path: Path) -> None:
+    script, day = LedgerScript(), BEGIN // 1000
+    life = {"kind": "jwt", "not_before": day, "not_after": day + 30 * DAY // 1000, "forced": False, "missing": []}
+    for number, (key, before) in enumerate((("J1", ""), ("J2", "J1"), ("J3", "J2"))):
+        at = BEGIN + number * DAY
+        for step in ("prepared", "activated"):
+            body = {**life, "authority": key, "step": step, "retires": before if step == "activated" else "", "at": at}
+            script.record(at, "authority.step", key, {**body, "journal": 10 * number + (step == "activated")})
+    script.record(
+        BEGIN + 2 * DAY, "rotation.forced", "J3", {"authorities": ["J3"], "entries": [], "deadline": 1, "journal": 40}
+    )
+    ledger = MemoryLedger()
+    await ledger.append(script.facts())
+    clock = ManualClock(datetime.fromtimestamp(NOW / 1000, UTC))
+    opened = await EvidenceStore.open(tmp_path, ledger, "prod.example", clock)
+    keys = Queries(opened, ledger)
+    every = (await asked(keys, "rotations", **{"class": "jwt_key"}))["rotations"]
+    assert {(one["predecessor"], one["successor"], one["outcome"]) for one in every} == {
+        ("J1", "J2", "on_time"),
+        ("J2", "J3", "on_time"),
+        ("J3", "", "open"),
+    }
+    one = await asked(keys, "rotations", authority="J2")
+    assert {(it["class_"], it["predecessor"]) for it in one["rotations"]} == {
+        ("jwt_key", "J1"),
+        ("jwt_key", "J2"),
+        ("bundle", "J1"),
+        ("bundle", "J2"),
+    }
+    assert [(it["body"]["step"], it["position"]) for it in one["steps"]] == [("activated", 4), ("prepared", 3)]
+    assert (await asked(keys, "rotations", authority="J3"))["steps"][0]["kind"] == "rotation.forced"
+    with pytest.raises(NotFound):
+        await asked(keys, "rotations", authority="J9")
+    with pytest.raises(Invalid):
+        await asked(keys, "rotations", **{"class": "leaf"})
+    await opened.close()
 
 
 async def test_how_it_stands(store: tuple[EvidenceStore, MemoryLedger]) -> None:
@@ -139,7 +191,7 @@ async def test_how_it_stands(store: tuple[EvidenceStore, MemoryLedger]) -> None:
     # api's present one was issued at 48 h and is on time until 66 h: overdue by an hour, with 5 of 24 hours left.
     assert (standing.open_obligations, standing.overdue) == (3, 1)
     assert [(one.spiffe_id, one.left) for one in standing.endings] == [("spiffe://prod.example/api", round(5 / 24, 4))]
-    assert {one.code for one in standing.alarms} == {"ending", "unknown-serial", "telemetry-silence", "clock-offset"}
+    assert {one.code for one in standing.alarms} == {"life_ends", "unknown_serial", "node_silent", "clock_offset"}
     assert [one.node for one in standing.silent] == ["node-of-gone"]
     assert [one.offset_ms for one in standing.clocks] == [-45_000]
     assert (standing.unknown_count, standing.unknown[0].kind) == (1, "handshake")

@@ -19,7 +19,7 @@ from trustfed.evidence.engine import recount
 from trustfed.evidence.figures import Figures, Window, figures
 from trustfed.evidence.model import COUNTS, Outcome
 from trustfed.evidence.store import ChangedRows, EvidenceStore
-from trustfed.journal.events import Fact
+from trustfed.journal.events import Fact, RecordedFact
 from trustfed.journal.memory import MemoryLedger
 from trustfed.journal.sqlite import open_store
 from trustfed.runtime.timestamps import to_ms
@@ -74,6 +74,25 @@ async def everything(
         cursor = rows.cursor
         told.append(rows)
     return held, told
+
+
+async def test_who_was_excused_and_came_back_is_counted_and_named(tmp_path: Path) -> None:
+    """An entry that is deleted and made again within one life, so that what would fail is excused (rule 13)."""
+    script = LedgerScript()
+    for name in ("back", "gone"):
+        script.instance(name).renew(BEGIN, "delivered")
+        ended = {"entry": script.instance(name).entry, "why": "deleted", "journal": 1}
+        script.record(BEGIN + HOUR, "entry.ended", ended["entry"], ended)
+    script.instance("back").issue(BEGIN + 2 * HOUR)
+    store = await opened(tmp_path, await filled(script.facts()), BEGIN + 3 * DAY)
+    try:
+        found = await store.figures(WINDOW)
+        assert found.classes["leaf"].counts["excused"] == 2
+        assert found.recreated == {"leaf": 1}
+        listed = await store.read(lambda c: c.execute("SELECT body FROM obligations").fetchall())
+        assert sum("issued there again" in body.decode() for (body,) in listed) == 1
+    finally:
+        await store.close()
 
 
 async def test_it_says_what_the_facts_say(tmp_path: Path) -> None:
@@ -234,3 +253,26 @@ async def test_stopped_in_the_midst_it_saves_what_it_has(tmp_path: Path, monkeyp
         assert await store.figures(WINDOW) == from_scratch(facts, BEGIN + 4 * DAY)
     finally:
         await store.close()
+
+
+async def test_stopped_while_it_reads_again_what_it_knew_it_does_not_wait(tmp_path: Path) -> None:
+    facts, ledger = a_few_days(), MemoryLedger()
+    await ledger.append(facts)
+    store = await opened(tmp_path, ledger, BEGIN + 4 * DAY)
+    store._engine = None  # as after a start: its saved state is behind
+    reading, read = asyncio.Event(), ledger.read
+
+    async def slow(after: int, limit: int) -> list[RecordedFact]:
+        if not reading.is_set():
+            reading.set()
+            await asyncio.Event().wait()
+        return await read(after, limit)
+
+    ledger.read = slow  # type: ignore[method-assign]
+    task = asyncio.create_task(store.follow())
+    async with asyncio.timeout(20):
+        await reading.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert await store.follow() == len(facts)
+    await store.close()

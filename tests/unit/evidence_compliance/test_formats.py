@@ -1,4 +1,7 @@
-"""What reports say is what the formats' own schemas allow, and no name in them does anything."""
+"""What reports say is what the formats' own schemas allow, and no name in them does anything.
+
+The validators take seconds to load: only where they are used, not wherever tests are collected.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-from jsonschema import Draft202012Validator
 from msgspec.structs import replace
-from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
-from trestle.oscal.assessment_results import Model
 
 from tests.fakes.compliance_report import AT, HOSTILE, hostile, report
 from trustfed.errors import Invalid
@@ -26,6 +24,8 @@ from trustfed.journal.events import Fact
 
 @pytest.mark.parametrize("made", [report(), hostile()], ids=["good", "hostile"])
 def test_oscal_is_valid(made: object) -> None:
+    from trestle.oscal.assessment_results import Model
+
     document = json.loads(render(made, "oscal"))  # type: ignore[arg-type]
     Model.model_validate(document)
     results = document["assessment-results"]["results"]
@@ -35,10 +35,17 @@ def test_oscal_is_valid(made: object) -> None:
     assert render(made, "oscal") == render(made, "oscal")  # type: ignore[arg-type]
 
 
+def cyclonedx_faults(document: str) -> object:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    return JsonStrictValidator(SchemaVersion.V1_7).validate_str(document)
+
+
 @pytest.mark.parametrize("made", [report(), hostile()], ids=["good", "hostile"])
 def test_cyclonedx_is_valid(made: object) -> None:
     document = render(made, "cyclonedx").decode()  # type: ignore[arg-type]
-    assert JsonStrictValidator(SchemaVersion.V1_7).validate_str(document) is None
+    assert cyclonedx_faults(document) is None
     certificate = next(one for one in json.loads(document)["components"] if "hashes" in one)
     assert certificate["cryptoProperties"]["assetType"] == "certificate"
 
@@ -46,10 +53,13 @@ def test_cyclonedx_is_valid(made: object) -> None:
 def test_every_state_of_a_key_is_valid_in_cyclonedx() -> None:
     for state in ("prepared", "distributed", "active", "retiring", "tainted", "removed"):
         made = report(assets=tuple(replace(one, state=state) for one in report().assets))
-        assert JsonStrictValidator(SchemaVersion.V1_7).validate_str(render(made, "cyclonedx").decode()) is None, state
+        assert cyclonedx_faults(render(made, "cyclonedx").decode()) is None, state
 
 
 def test_ocsf_is_valid() -> None:
+    from jsonschema import Draft202012Validator
+    from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
+
     body = {"spiffe_id": "spiffe://p/a", "authority": "a", "not_before": 1, "not_after": 2}
     issued = Fact(AT, "x509.issued", "0f", {"serial": "0f", **body})
     token = Fact(AT, "jwt.issued", "j", {"jti": "j", **body})

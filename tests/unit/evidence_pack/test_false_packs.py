@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import io
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.fakes.domain import new_key
+from tests.fakes.evidence_facts import START
 from tests.fakes.evidence_house import NAME, WINDOW, EvidenceHouse, lived
 from tests.unit.evidence_pack.test_packs import World, ours, theirs, write
-from trustfed.evidence import pack_export
+from trustfed.errors import Conflict, Invalid
+from trustfed.evidence import pack_export, pack_share
 from trustfed.evidence.definition import DEFINITION, Definition
 from trustfed.evidence.model import COUNTS
-from trustfed.evidence.pack import Unreadable
+from trustfed.evidence.pack import Reader, Unreadable
 from trustfed.evidence.pack_export import Scope, export
 from trustfed.evidence.pack_figures import rate
 from trustfed.evidence.pack_verify import Outcome
@@ -93,8 +96,8 @@ def _sooner(monkeypatch: pytest.MonkeyPatch) -> Definition:
 def _range(monkeypatch: pytest.MonkeyPatch, choose: Callable[[list[int]], tuple[int, int]]) -> None:
     honest = pack_export._range
 
-    def chosen(cuts: Any, scope: Scope, first: int) -> tuple[int, int]:
-        begin, end = honest(cuts, scope, first)
+    def chosen(cuts: Any, *asked: Any) -> tuple[int, int]:
+        begin, end = honest(cuts, *asked)
         return choose([size for _, size in cuts if begin <= size <= end])
 
     monkeypatch.setattr(pack_export, "_range", chosen)
@@ -179,6 +182,155 @@ def test_facts_that_mirror_no_decision_are_named_by_both(name: str, tmp_path: Pa
 
     trust = asyncio.run(forge())
     refused(tmp_path / "false.pack", shed, trust, "mirror")
+
+
+LIFE = {"kind": "x509", "not_before": "2025-10-09T00:00:00+00:00", "not_after": "2025-10-12T00:00:00Z"}
+BEGIN, END = 1_759_968_000, 1_760_227_200
+"""The same, Unix s."""
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({}, ""),
+        ({"safe_ms": END * 1000}, ""),
+        ({"safe_ms": END * 1000 + 1_000}, "mirror"),
+        ({"not_after": END + 1}, "mirror"),
+        ({"not_before": BEGIN - 1}, "mirror"),
+        ({"kind": "jwt"}, "mirror"),
+    ],
+)
+def test_an_authority_lives_as_it_was_prepared(change: dict[str, Any], code: str, tmp_path: Path, shed: Path) -> None:
+    async def forge() -> bytes:
+        house = await EvidenceHouse.open(tmp_path / "store")
+        await house.decide("authority.prepared", id="a9", **LIFE)
+        position = await house.decide("authority.activated", id="a9", forced=False, retires="", missing=[])
+        body = {**STEP, "step": "activated", "not_before": BEGIN, "not_after": END, **change}
+        said = [Fact(house.at, "authority.step", "a9", {**body, "at": house.at, "journal": position})]
+        return await _packed(house, said, tmp_path)
+
+    _judged(asyncio.run(forge()), code, tmp_path, shed)
+
+
+@pytest.mark.parametrize("how", ["left out", "said twice", "only now"])
+def test_each_decision_is_told_once(how: str, tmp_path: Path, shed: Path) -> None:
+    async def forge() -> bytes:
+        house = await EvidenceHouse.open(tmp_path / "store")
+        at, day = house.at, 86_400_000
+        positions = [await house.decide("entry.deleted", id=name) for name in ("e1", "e2")]
+        told = [
+            Fact(at, "entry.ended", name, {"entry": name, "at": at, "journal": position})
+            for name, position in zip(("e1", "e2"), positions, strict=True)
+        ]
+        house.at += day + 1
+        later = {
+            "left out": [told[1]],  # before another one that is mirrored: it was passed over
+            "said twice": [*told, told[0]],
+            "only now": [Fact(house.at, "cluster.gap", NAME, {"from": at, "to": house.at})],  # a day, and nothing said
+        }
+        return await _packed(house, later[how], tmp_path)
+
+    _judged(asyncio.run(forge()), "mirror", tmp_path, shed)
+
+
+def test_what_lived_longer_than_all_that_is_there_cannot_be_left_out(tmp_path: Path, shed: Path) -> None:
+    """Every SVID in the pack lives for an hour; the authority could sign longer ones, which an earlier range would show."""
+
+    async def forge() -> bytes:
+        house = await EvidenceHouse.open(tmp_path / "store")
+        await house.decide("authority.prepared", id="a9", **LIFE)
+        for number in range(4):
+            house.at = START + number * 3_600_000
+            issued = _issued(number, house.at)
+            await house.live([issued])
+        sizes = (3, house.store.ledger.position)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pack_export, "_range", lambda *_: sizes)
+            scope = Scope(house.at - house.at % 300_000, house.at - house.at % 300_000 + 300_000, 0)
+            await export(house, scope, DEFINITION, tmp_path / "made.pack", now_ms=house.at)
+        await house.close()
+        return trust_of(house)
+
+    _judged(asyncio.run(forge()), "scope", tmp_path, shed)
+
+
+def _issued(number: int, at: int) -> Fact:
+    serial = f"{number:032x}"
+    who = {"serial": serial, "node": "n1", "entry": "e1", "instance": "n1/e1", "slot": "x509", "predecessor": ""}
+    life = {"not_before": at // 1000, "not_after": at // 1000 + 3_600}
+    return Fact(at, "x509.issued", serial, {**who, **life, "authority": "a9", "spiffe_id": "spiffe://prod/web"})
+
+
+async def _packed(house: EvidenceHouse, facts: list[Fact], folder: Path) -> bytes:
+    await house.store.ledger.append(facts)
+    await house._cut()
+    begin = START - START % 300_000
+    await export(house, Scope(begin, begin + 300_000, 0), DEFINITION, folder / "made.pack", now_ms=house.at)
+    await house.close()
+    return trust_of(house)
+
+
+def _judged(trust: bytes, code: str, folder: Path, shed: Path) -> None:
+    """Both refuse the pack for this reason; without one, both verify it."""
+    if code:
+        refused(folder / "made.pack", shed, trust, code)
+        return
+    verdict = ours(folder / "made.pack", trust)
+    assert verdict.outcome is Outcome.VERIFIED, verdict.faults
+    assert theirs(folder / "made.pack", shed, trust)[0] == 0
+
+
+def test_what_left_by_retention_is_not_left_out_in_silence() -> None:
+    """A scope that depends on it is refused, with the first one that is not."""
+    begin, hour = START - START % 300_000, 3_600_000
+    cuts = [(0, 0), *((begin + number * hour, number + 1) for number in range(4))]
+    scope, needed = Scope(begin + hour, begin + 2 * hour, 0), 4 * hour
+    assert pack_export._range(cuts, scope, 1, needed, 0) == (0, 4)
+    with pytest.raises(Conflict, match="left by retention") as refusal:
+        pack_export._range(cuts, scope, 3, needed, 0)
+    assert refusal.value.hint == "--from 2025-10-09T13:50:00Z or later"
+    assert pack_export._range(cuts, Scope(begin + 5 * hour, begin + 6 * hour, 0), 3, needed, 0) == (2, 4)
+
+
+def test_a_verifier_that_is_not_ours_is_named(world: World, tmp_path: Path) -> None:
+    (found,) = [one for one in ours(world.pack, world.keys).findings if one.code == "program"]
+    assert not found.doubt
+    members = {**world.members(), "verify.py": b"print('verified')"}
+    verdict = ours(write(tmp_path / "odd.pack", members), world.keys)
+    (found,) = [one for one in verdict.findings if one.code == "program"]
+    assert found.doubt and "not ours" in found.says
+    assert verdict.outcome is Outcome.VERIFIED  # what they run is theirs to choose
+
+
+@pytest.mark.parametrize("name", ["journal/000001.ndjson.gz", "ledger/000001.ndjson.gz"])
+@pytest.mark.parametrize("bomb", [b"x" * (2 << 20), b"{}\n" * 200_000, b"\n" * 200_000], ids=["line", "many", "empty"])
+def test_what_unpacks_for_ever_is_given_up(name: str, bomb: bytes, world: World, shed: Path, tmp_path: Path) -> None:
+    pack = write(tmp_path / "bomb.pack", {**world.members(), name: gzip.compress(bomb)})
+    assert ours(pack, world.keys).outcome is Outcome.FAILED
+    code, said = theirs(pack, shed, world.keys)
+    assert code == 1 and "FAILS  reading" in said
+
+
+def test_processes_that_share_the_work_say_the_same(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a fact that cannot be counted, or a pack that changes meanwhile, is a fault, not a wrong figure."""
+    alone = ours(world.pack, world.keys)
+    monkeypatch.setattr(pack_share, "WORTH", 1)
+    monkeypatch.setattr(pack_share.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert pack_share.shares(1) == 2
+    shared = ours(world.pack, world.keys)
+    assert (shared.outcome, shared.figures) == (Outcome.VERIFIED, alone.figures)
+    monkeypatch.setattr(pack_share, "_ARGV", (sys.executable, "-c", ""))
+    (fault,) = ours(world.pack, world.keys).faults
+    assert (fault.code, "was ended" in fault.says) == ("ledger", True)
+
+
+def test_a_share_of_another_pack_is_refused(world: World) -> None:
+    with Reader(world.pack) as reader:
+        order = pack_share.Order(str(world.other), reader.manifest, DEFINITION.body(), 0, 2)
+    with pytest.raises(Invalid, match="changed while"):
+        pack_share.count(order)
 
 
 @pytest.mark.parametrize("odd", ["twice", "link", "sparse"])

@@ -302,6 +302,15 @@ def test_what_does_not_fit_the_manifest_is_named(name: str, world: World, shed: 
     assert theirs(pack, shed, world.keys)[0] == 1
 
 
+def test_a_cosigner_whom_the_auditor_did_not_name_is_said_to_prove_nothing(world: World) -> None:
+    log, cosigner = world.keys.splitlines()[:2]
+    said = [one.says for one in ours(world.pack, log).findings if one.code == "cosigner"]
+    assert said == [
+        f"cosigned by {cosigner.split(b'+')[0].decode()}, whom you did not name: to you that proves nothing"
+    ]
+    assert "cosigner" not in {one.code for one in ours(world.pack, world.keys).findings}
+
+
 def test_a_pack_made_anew_with_other_keys_fools_nobody_who_holds_anything(world: World, shed: Path) -> None:
     assert ours(world.other).outcome is Outcome.CONSISTENT
     assert theirs(world.other, shed)[0] == 3

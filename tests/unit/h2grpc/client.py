@@ -177,7 +177,7 @@ class RawClient:
             self.http2.send_data(stream, body, end_stream=end)
         return stream
 
-    async def read(self, seconds: float = 2.0) -> bool:
+    async def read(self, seconds: float = 20.0) -> bool:
         """Read once; False at the end of the connection."""
         try:
             data = await asyncio.wait_for(self.reader.read(65536), seconds)
@@ -222,7 +222,7 @@ class RawClient:
         raw = b""
         while True:
             try:
-                chunk = await asyncio.wait_for(self.reader.read(65536), 5)
+                chunk = await asyncio.wait_for(self.reader.read(65536), 20)
             except ConnectionError:
                 break
             if not chunk:

@@ -25,6 +25,7 @@ from hyperframe.frame import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.waiting import until
 from tests.unit.h2grpc.client import Echo, RawClient, descriptors, framed, headers, serving
 from trustfed.errors import Denied
 from trustfed.h2grpc.limits import Ledger, Limits, Patience, Readable
@@ -47,11 +48,7 @@ async def _flood(tmp_path: Path, frames: list[Frame], limits: Limits = TIGHT) ->
         other.flush()
         assert (await other.outcome(stream))[0]["grpc-status"] == "0"
         await other.close()
-        for _ in range(200):
-            await asyncio.sleep(0.005)
-            if not server.connections:
-                break
-        assert server.connections == 0
+        await until(lambda: not server.connections)
         assert echo.feeds == []
         return code
 
@@ -195,13 +192,9 @@ async def test_silence_and_drip_end(tmp_path: Path, limits: Limits, said: bytes)
     async with serving(tmp_path, limits) as (server, _, path):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(said)
-        await asyncio.wait_for(reader.read(), 5)  # until the end
+        await asyncio.wait_for(reader.read(), 30)  # until the end
         writer.close()
-        for _ in range(100):
-            await asyncio.sleep(0.005)
-            if not server.connections:
-                break
-        assert server.connections == 0
+        await until(lambda: not server.connections)
 
 
 async def test_a_request_that_is_never_finished_ends(tmp_path: Path) -> None:
@@ -233,11 +226,7 @@ async def test_what_waits_for_its_turn_is_bounded_per_user(tmp_path: Path) -> No
             one.connect(str(path))
             one.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize() + b"\0" * 50_000)
             sockets.append(one)
-        for _ in range(100):
-            await asyncio.sleep(0.005)
-            if "closed" in echo.peers:
-                break
-        assert echo.peers.count("closed") >= 3
+        await until(lambda: echo.peers.count("closed") >= 3)
         for one in sockets:
             one.close()
 
@@ -386,12 +375,7 @@ def test_any_bytes_end_in_a_closed_connection(tmp_path: Path, pieces: list[bytes
                 await asyncio.sleep(0)
             await asyncio.sleep(0)
             writer.close()
-            for _ in range(200):
-                await asyncio.sleep(0.001)
-                if not server.connections and descriptors() == base:
-                    break
-            assert server.connections == 0
-            assert descriptors() == base
+            await until(lambda: not server.connections and descriptors() == base)
             assert echo.peers in ([], ["accepted", "closed"])
 
     asyncio.run(run())

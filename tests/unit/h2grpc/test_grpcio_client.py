@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from tests.fakes.waiting import until
 from tests.unit.h2grpc.client import Echo, serving
 from trustfed.h2grpc.limits import Limits
 from trustfed.h2grpc.server import GrpcServer
@@ -32,7 +33,7 @@ async def test_unary_with_metadata_and_errors(tmp_path: Path) -> None:
     async with channel(tmp_path) as (_, echo, opened):
         unary = opened.unary_unary("/test.Echo/Unary")
         more = (("workload.spiffe.io", "true"), ("trace-bin", b"\x00\xff"))
-        assert await unary(b"hello", metadata=more, timeout=5) == b"hello"
+        assert await unary(b"hello", metadata=more, timeout=30) == b"hello"
         assert await unary(b"") == b""
         call = echo.calls[0]
         assert call.metadata["workload.spiffe.io"] == ["true"]
@@ -99,11 +100,7 @@ async def test_cancellation_and_deadline(tmp_path: Path) -> None:
         assert await watched.read() == b"first"
         call.cancel()
         watched.cancel()
-        for _ in range(200):
-            await asyncio.sleep(0.005)
-            if echo.cancelled == 2 and echo.released == 1:
-                break
-        assert (echo.cancelled, echo.released) == (2, 1)
+        await until(lambda: (echo.cancelled, echo.released) == (2, 1))
 
 
 async def test_many_calls_at_once_on_one_connection(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import h2.events
 import h2.settings
 import pytest
 
+from tests.fakes.waiting import until
 from tests.unit.h2grpc.client import RawClient, descriptors, framed, headers, serving
 from trustfed.h2grpc.limits import Limits
 
@@ -166,17 +167,9 @@ async def test_a_caller_that_goes_away_ends_its_handlers(tmp_path: Path, way: st
             client.flush()
         else:
             await client.close()
-        for _ in range(100):
-            await asyncio.sleep(0.005)
-            if echo.cancelled == 2 and echo.released == 1:
-                break
-        assert (echo.cancelled, echo.released, echo.feeds) == (2, 1, [])
+        await until(lambda: (echo.cancelled, echo.released, echo.feeds) == (2, 1, []))
         await client.close()
-        for _ in range(100):
-            await asyncio.sleep(0.005)
-            if not server.connections:
-                break
-        assert server.connections == 0
+        await until(lambda: not server.connections)
         assert echo.peers == ["accepted", "closed"]
 
 
@@ -311,8 +304,4 @@ async def test_descriptors_return_to_the_base(tmp_path: Path) -> None:
             client.flush()
             await client.until(h2.events.DataReceived)
             await client.close()
-        for _ in range(100):
-            await asyncio.sleep(0.005)
-            if not server.connections:
-                break
-        assert descriptors() == base
+        await until(lambda: not server.connections and descriptors() == base)

@@ -106,10 +106,11 @@ class HubParts:
         """A command that takes two people, with the glass broken: for tests that are not about that."""
         await self.operations.ask(ADMIN, body, "a test of one person", break_glass=True)
 
-    async def enrolled(self, name: str) -> Newcomer:
+    async def enrolled(self, name: str, *, simulated: bool = False) -> Newcomer:
         """A domain that went through an enrolment."""
         domain = await Newcomer.make(name)
-        token = await self.operations.invite(ADMIN, domain.trust_domain, "team", [], timedelta(hours=1))
+        life = timedelta(hours=1)
+        token = await self.operations.invite(ADMIN, domain.trust_domain, "team", [], life, simulated=simulated)
         admitted = await self.operations.enrol(await request_of(domain, token))
         domain.intermediate = admitted.intermediate.certificate
         await settle()

@@ -47,7 +47,7 @@ class Served:
                 await asyncio.sleep(pause)
             if end:
                 writer.write_eof()
-            return await asyncio.wait_for(reader.read(65536), 5)
+            return await asyncio.wait_for(reader.read(65536), 20)
         finally:
             writer.close()
 

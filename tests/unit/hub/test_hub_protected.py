@@ -21,6 +21,7 @@ from bundle_publisher.tuf import delegated
 from bundle_publisher.tuf import root as roots
 from tests.fakes.targets import MemoryTarget
 from tests.fakes.tuf_repository import Domain, Reader
+from tests.fakes.waiting import until
 from tests.unit.hub.hub_parts import ADMIN, DAY, HubParts, settle
 from tests.unit.hub.newcomer import Newcomer
 from trustfed.errors import Conflict, Denied, Invalid, TrustfedError
@@ -75,12 +76,6 @@ async def test_a_later_envelope_leaves_the_role_with_the_one_that_it_lists(hub: 
     await say(hub, domain)
     await hub.operations.accept_envelope("td-a", await domain.newcomer.envelope())
     assert hub.state.roles["td-a"].envelope == domain.envelope != hub.state.domains["td-a"].envelope
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def rendered(version: int, name: str = "td-a") -> bytes:

@@ -27,6 +27,7 @@ from trustfed.hub.dashboard.views import VIEWS
 from trustfed.hub.evidence.fleet import Fleet
 from trustfed.hub.evidence.orders import Orders
 from trustfed.hub.evidence.session import Sessions as ClusterSessions
+from trustfed.journal.ports import Journal
 
 ORIGIN = "https://hub.example"
 SENT_BY_US = {"Origin": ORIGIN, "Sec-Fetch-Site": "same-origin"}
@@ -99,9 +100,11 @@ class DashboardHouse(Browser):
         super().__init__(self.mounted)
 
     @classmethod
-    async def make(cls, role: str = "", views: Sequence[View] = VIEWS, **more: Any) -> DashboardHouse:
+    async def make(
+        cls, role: str = "", views: Sequence[View] = VIEWS, journal: Journal | None = None, **more: Any
+    ) -> DashboardHouse:
         """A house, and the first browser in it logged in with `role` ("": logged out)."""
-        made = cls(await HubParts.make(), views, **more)
+        made = cls(await HubParts.make(journal), views, **more)
         if role:
             await made.enter(made, role)
         return made

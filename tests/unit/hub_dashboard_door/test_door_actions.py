@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from bundle_publisher.publish import Publisher
 from tests.fakes.targets import MemoryTarget
@@ -13,6 +14,8 @@ from tests.unit.hub.hub_parts import HubParts
 from tests.unit.hub_dashboard_door.dashboard_house import DashboardHouse
 from trustfed.evidence.standing import Authority, Standing
 from trustfed.hub.dashboard.actions.catalogue import ACTIONS
+from trustfed.hub.evidence.questions import Questions
+from trustfed.hub.evidence.session import Sessions as ClusterSessions
 from trustfed.hub.publication import Publication
 from trustfed.hub.relay import View
 from trustfed.journal.events import Event
@@ -73,6 +76,51 @@ async def test_what_a_cluster_does_not_take_is_not_ordered(peopled: DashboardHou
     form = {"csrf": house.csrf, "domain": "prod-us", "node": "node-1", "reason": "because"}
     assert (await house.post("/actions/quarantine", form)).status_code == 409
     assert not house.hub.state.evidence.orders_of("prod-us")
+
+
+async def test_a_quarantine_shows_who_loses_what_before_it_is_ordered(peopled: DashboardHouse) -> None:
+    house, page = peopled, "/actions/quarantine?domain=prod-us&node=node-1"
+    east = await house.hub.enrolled("east")
+    await house.hub.granted(east, await house.hub.enrolled("west"))
+    house.fleet.know("west", owner="team")
+    house.fleet.tell_standing("west", replace(_standing(), trust_domain="west"))
+    house.fleet.tell_standing("prod-us", _standing())
+    await house.enter(house, "admin")
+    shown = await house.get(page)
+    assert "What runs there is not known here: this hub asks clusters nothing." in shown.text
+    questions, asked = Questions(ClusterSessions(), house.fleet), list[tuple[str, bytes]]()
+    object.__setattr__(house.parts, "questions", questions)
+    shown = await house.get(page)
+    assert "not known here: prod-us is not connected" in shown.text and 'value="do"' in shown.text
+    ids = [f"spiffe://west/web-{number}" for number in range(12)]
+
+    async def answer(kind: str, body: bytes) -> bytes:
+        asked.append((kind, body))
+        return msgspec.json.encode({"certificates": 14, "identities": 12, "spiffe_ids": ids})
+
+    questions.local["west"] = answer
+    shown = await house.get(page.replace("prod-us", "west"))
+    assert asked == [("node", b'{"node":"node-1"}')]
+    assert "12, of 14 certificates" in shown.text and "west, east" in shown.text
+    assert "spiffe%3A%2F%2Fwest%2Fweb-9" in shown.text and "web-10" not in shown.text
+
+    async def lie(kind: str, body: bytes) -> bytes:
+        return b'{"certificates": "<b>"}'
+
+    questions.local["west"] = lie
+    assert "west answered with something else" in (await house.get(page.replace("prod-us", "west"))).text
+
+
+async def test_the_hubs_own_domain_is_no_clusters(peopled: DashboardHouse) -> None:
+    house = peopled
+    house.fleet.know("hub.example", owner="the hub itself")
+    await house.enter(house, "admin")
+    for kind in ("rotate", "quarantine", "publish", "domain-remove"):
+        shown = await house.get(f"/actions/{kind}?domain=hub.example&node=n")
+        assert shown.status_code == 200, kind
+        form = {"csrf": house.csrf, "domain": "hub.example", "node": "n", "reason": "because"}
+        answer = await house.post(f"/actions/{kind}", form)
+        assert answer.status_code == 404 and "own trust domain, which has no cluster" in answer.text, kind
 
 
 async def test_what_moves_an_authority_is_ordered_by_two_people(peopled: DashboardHouse) -> None:

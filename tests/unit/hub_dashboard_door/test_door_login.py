@@ -138,6 +138,19 @@ async def test_whom_a_revoked_token_let_in_is_out_at_once(house: DashboardHouse)
     await other.client.aclose()
 
 
+async def test_a_login_ends_with_the_token_whose_link_it_was(house: DashboardHouse) -> None:
+    token, _ = await house.hub.operations.issue_token(ADMIN, "ci", "admin", timedelta(minutes=10))
+    maker = Caller(f"token:{token}", "admin", "uid:1000")
+    used, _ = await house.logins.link(maker, "ann", "viewer", timedelta(minutes=50))
+    late, _ = await house.logins.link(maker, "ann", "viewer", timedelta(minutes=50))
+    assert (await house.log_in(used)).status_code == 303
+    house.clock.move(599)
+    assert (await house.get("/")).status_code == 200
+    house.clock.move(1)
+    assert (await house.get("/")).status_code == 303 and not house.sessions.alive()
+    assert (await house.post("/login/link", {"token": _token(late)})).status_code == 403
+
+
 async def test_tries_are_paced_by_address(house: DashboardHouse) -> None:
     answers = [(await house.post("/login/link", {"token": "x"})).status_code for _ in range(door_pace.BURST + 2)]
     assert answers == [403] * door_pace.BURST + [429] * 2

@@ -18,13 +18,19 @@ import pytest_asyncio
 
 from tests.fakes.clocks import ManualClock
 from tests.fakes.openbao import OpenBao
+from tests.unit.hub.hub_parts import HubParts
 from tests.unit.hub_dashboard_door.dashboard_house import ORIGIN, Browser, DashboardHouse
 from trustfed.errors import Denied, Invalid, Unavailable
+from trustfed.hub.access import Caller
+from trustfed.hub.approvals import NEXT_ROOT
 from trustfed.hub.dashboard import oidc_provider
+from trustfed.hub.dashboard.compose import HubDashboard
 from trustfed.hub.dashboard.oidc import Oidc
 from trustfed.hub.dashboard.oidc_config import OidcConfig
 from trustfed.hub.dashboard.oidc_provider import Provider
 from trustfed.hub.dashboard.security_headers import HEADERS
+from trustfed.hub.evidence.fleet import Fleet
+from trustfed.journal import audit
 from trustfed.runtime.config import SecretFile
 
 CALLBACK = f"{ORIGIN}/dashboard/oidc/callback"
@@ -100,7 +106,7 @@ def realm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Realm]:
 
 
 def _oidc(config: OidcConfig, clock: ManualClock) -> Oidc:
-    return Oidc(config, Provider(config, clock), clock, os.urandom, CALLBACK, lambda: "instance")
+    return Oidc(config, Provider(config, clock), clock, os.urandom, CALLBACK, b"a key of this hub")
 
 
 @pytest.fixture
@@ -204,8 +210,9 @@ async def test_a_provider_that_is_away_or_another_is_one_clear_error(realm: Real
     away = realm.config(issuer="https://127.0.0.1:1/realm".replace(":1/", ":1025/"))
     with pytest.raises(Unavailable):
         await _oidc(away, clock).begin("/dashboard/")
-    with pytest.raises(Denied, match="loopback"):
+    with pytest.raises(Denied, match="loopback") as inner:
         await _oidc(realm.config(allow_networks=()), clock).begin("/dashboard/")
+    assert "oidc.allow_networks in the configuration" in inner.value.hint
     with pytest.raises(Denied, match="did not prove"):
         await _oidc(realm.config(ca_file=None), clock).begin("/dashboard/")
     renamed = realm.config(issuer=realm.config().issuer.replace("127.0.0.1", "localhost"))
@@ -239,7 +246,7 @@ async def test_a_provider_that_hangs_takes_no_more_than_its_threads() -> None:
         asked += [asyncio.create_task(provider._get(f"{base}/{n}")) for n in range(oidc_provider.MAX_WAITING + 2)]
         done, _ = await asyncio.wait(asked, timeout=0.2)
         assert len(done) == 3 and all("too many logins wait" in str(one.exception()) for one in done)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await asyncio.to_thread(lambda: None)
         for one in asked:
             one.cancel()
@@ -258,11 +265,78 @@ async def test_begun_logins_are_bounded(realm: Realm, monkeypatch: pytest.Monkey
     await oidc.begin("/dashboard/")
 
 
+def test_an_issuer_may_end_with_a_slash_and_is_compared_exactly() -> None:
+    # Discovery 1.0 §4.1: it is left out before the well-known path; §4.3: `issuer` is the same to the letter.
+    slashed = OidcConfig("https://id.example/realm/", "hub", {"a": "admin"})
+    plain = OidcConfig("https://id.example/realm", "hub", {"a": "admin"})
+    assert slashed.discovery == plain.discovery == "https://id.example/realm/.well-known/openid-configuration"
+    ends = dict.fromkeys(("authorization_endpoint", "token_endpoint", "jwks_uri"), "https://id.example/x")
+    for config, other in ((slashed, plain), (plain, slashed)):
+        assert oidc_provider._endpoints({"issuer": config.issuer, **ends}, config.issuer).token
+        with pytest.raises(Denied, match="of another issuer"):
+            oidc_provider._endpoints({"issuer": config.issuer, **ends}, other.issuer)
+
+
+def _offline(**changes: Any) -> Oidc:
+    config = OidcConfig("https://id.example", "hub", {"a": "admin"}, **changes)
+    return _oidc(config, ManualClock())
+
+
+async def test_an_account_that_is_bound_to_a_uid_is_one_person_with_it(house: DashboardHouse) -> None:
+    oidc, approving = _offline(uids={"alice": 1000}), house.hub.operations.approvals
+    alice, carol = oidc._actor("alice"), oidc._actor("carol")
+    assert (oidc.person(alice), oidc.person(carol)) == ("uid:1000", carol)
+    asked = await house.hub.operations.ask(Caller("uid:1000", "admin"), NEXT_ROOT, "yearly")
+    assert asked.proposal is not None
+    with pytest.raises(Denied, match="both are uid:1000"):
+        await approving.approve(Caller(alice, "admin", oidc.person(alice)).acting, asked.proposal.id)
+    await approving.approve(Caller(carol, "admin", oidc.person(carol)).acting, asked.proposal.id)
+    # Whose account carol's is, nobody said: the trail says where both came in, and that they may be one.
+    found = await audit.search(house.hub.journal, house.hub.fold.position, audit.Query(kind="proposal.approved"))
+    (line,) = found.shown("hub")["events"]
+    assert (line["door"], line["flag"]) == ("admin socket + dashboard", audit.UNBOUND)
+    assert (line["body"]["proposed_by"], line["body"]["by"]) == ("uid:1000", carol)
+
+
+async def test_logins_of_before_end_when_accounts_are_bound_anew_or_named_anew(tmp_path: Path) -> None:
+    hub = await HubParts.make()
+
+    async def opened(**changes: Any) -> HubDashboard:
+        config = OidcConfig("https://id.example", "hub", {"a": "admin"}, **changes)
+        given: dict[str, Any] = {"address": ORIGIN, "hosts": frozenset(("hub.example",)), "randomness": os.urandom}
+        fleet = Fleet(hub.clock)
+        return await HubDashboard.open(
+            hub.parts(), fleet, None, None, directory=tmp_path, oidc=config, clock=hub.clock, **given
+        )
+
+    first = await opened()
+    key = (tmp_path / "oidc.key").read_bytes()
+    assert len(key) == 32 and (tmp_path / "oidc.key").stat().st_mode & 0o777 == 0o600
+    assert first.parts.oidc is not None
+    who = first.parts.oidc._actor("alice")
+    await first.parts.logins.by_provider(Caller(who, "admin", who))
+    await first.close()
+    again = await opened()
+    assert [one.actor for one in again.parts.sessions.alive()] == [who]
+    await again.close()
+    bound = await opened(uids={"alice": 1000})
+    assert not bound.parts.sessions.alive()
+    await bound.parts.logins.by_provider(Caller(who, "admin", "uid:1000"))
+    await bound.close()
+    (tmp_path / "oidc.key").unlink()
+    anew = await opened(uids={"alice": 1000})
+    assert not anew.parts.sessions.alive() and anew.parts.oidc and anew.parts.oidc._actor("alice") != who
+    await anew.close()
+    (tmp_path / "oidc.key").write_bytes(b"short")
+    with pytest.raises(Invalid, match="has 5 bytes"):
+        await opened()
+    await hub.close()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"issuer": "http://id.example"},
-        {"issuer": "https://id.example/"},
         {"issuer": "https://id.example?x=1"},
         {"client_id": ""},
         {"roles": {}},
@@ -270,6 +344,9 @@ async def test_begun_logins_are_bounded(realm: Realm, monkeypatch: pytest.Monkey
         {"scopes": ("groups",)},
         {"scopes": ("openid", "a b")},
         {"allow_networks": ("10.0.0.0/40",)},
+        {"uids": {"": 1}},
+        {"uids": {"a": -1}},
+        {"uids": {"a": 2**32 - 1}},
     ],
     ids=str,
 )

@@ -16,7 +16,8 @@ from tests.unit.hub_dashboard_door.dashboard_house import ORIGIN, SENT_BY_US, Br
 from trustfed.hub.access import ROLES
 from trustfed.hub.dashboard.actions.catalogue import ACTIONS
 from trustfed.hub.dashboard.csrf import MAX_FIELDS, MAX_FORM
-from trustfed.hub.dashboard.security_headers import HEADERS
+from trustfed.hub.dashboard.frame import TEMPLATES
+from trustfed.hub.dashboard.security_headers import HEADERS, SecurityHeaders
 
 PEOPLE = ("", *ROLES)
 
@@ -173,6 +174,18 @@ async def test_forms_are_bounded_and_forms(town: Town) -> None:
     assert await send(f"csrf={csrf}&csrf={csrf}") == 400
     assert await send(f"csrf={csrf}&a=%ff%fe") == 400
     assert await send("%zz") == 400
+
+
+async def test_a_browser_comes_back_by_tls_alone_and_loads_no_data_from_an_address(town: Town) -> None:
+    answer = await town.people[""].get("/login")
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
+    assert "data:" not in answer.headers["content-security-policy"]
+    used = [*TEMPLATES.rglob("*.jinja"), *(TEMPLATES.parent / "static").iterdir()]
+    assert len(used) > 10 and not [path for path in used if re.search(r"(?:data|blob):[a-z]", path.read_text())]
+    app = SecurityHeaders(town.house.app, frozenset(("localhost", "hub.example")))
+    for origin in ("http://hub.example", "https://localhost:9443", "https://evil.example"):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=origin) as plain:
+            assert "strict-transport-security" not in (await plain.get("/nothing")).headers, origin
 
 
 HOSTS = ("evil.example", "hub.example.evil.example", "hub.example@evil", "hub.example/..", "", "hub.example:x", "[::1")

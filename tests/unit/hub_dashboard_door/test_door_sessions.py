@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fakes.clocks import ManualClock
-from trustfed.errors import Invalid
+from tests.fakes.journals import FaultyJournal
+from tests.unit.hub_dashboard_door.dashboard_house import DashboardHouse
+from trustfed.errors import Invalid, Unavailable
 from trustfed.hub.access import Caller
 from trustfed.hub.dashboard import sessions as module
 from trustfed.hub.dashboard.sessions import IDLE_MS, LIFE_MS, MAX_OF_ONE, Sessions, csrf_of, id_of
+from trustfed.journal.database import Database
 
 ALICE = Caller("uid:1000/alice", "operator", "uid:1000")
 
@@ -132,6 +136,59 @@ async def test_sessions_that_are_over_take_no_place_after_a_restart(
     again = Sessions.open(tmp_path / "sessions.db", clock, os.urandom)
     assert all(again.of(secret) for secret in secrets)
     await again.close()
+
+
+class Disk(Database):
+    """A file whose disk can fail."""
+
+    fails = False
+
+    async def write(self, work: Any, durable: Any, size: int) -> Any:
+        if self.fails:
+            raise Unavailable("sessions.db: the disk is full; nothing was acknowledged", hint="make room on the disk")
+        return await super().write(work, durable, size)
+
+
+async def test_what_ended_is_over_though_the_disk_fails_and_leaves_the_file_with_the_next_write(tmp_path: Path) -> None:
+    clock, disk = ManualClock(), Disk(tmp_path / "sessions.db", module._FORMAT)
+    sessions = Sessions(disk, clock, os.urandom)
+    secrets = [sessions.fresh() for _ in range(3)]
+    first, _ = await sessions.begin(secrets[0], ALICE, "link")
+    bob, _ = await sessions.begin(secrets[1], Caller("uid:1001/bob", "viewer"), "link")
+    disk.fails = True
+    with pytest.raises(Unavailable):
+        await sessions.end([first])
+    assert sessions.of(secrets[0]) is None and [one.actor for one in sessions.alive()] == ["uid:1001/bob"]
+    with pytest.raises(Unavailable):
+        await sessions.begin(secrets[2], ALICE, "link")
+    assert sessions.of(secrets[2]) is None
+    disk.fails = False
+    clock.move(61)
+    await sessions.used(bob)  # any write takes along what was left
+    await sessions.close()
+    again = Sessions.open(tmp_path / "sessions.db", clock, os.urandom)
+    assert [one.actor for one in again.alive()] == ["uid:1001/bob"]
+    await again.close()
+
+
+@pytest.mark.parametrize("broken", ["file", "journal", "both"])
+async def test_a_logout_holds_whatever_cannot_be_written(broken: str) -> None:
+    house = await DashboardHouse.make("viewer", journal=(journal := FaultyJournal()))
+    (session,), secret = house.sessions.alive(), house.client.cookies["__Host-trustfed"]
+    page = house.csrf
+    disk = house.sessions._database
+    if broken != "journal":
+        await disk.close()  # each write raises Unavailable from here on
+    if broken != "file":
+        journal.fail(Unavailable("the disk is full"))
+    answer = await house.post("/logout", {"csrf": page})
+    assert answer.status_code == 503 and f"the login {session.id} has ended" in answer.text
+    assert ("the journal" in answer.text) is (broken != "file")
+    assert ("a restart would open it again" in answer.text) is (broken != "journal")
+    assert "max-age=0" in answer.headers["set-cookie"].lower()
+    house.client.cookies.set("__Host-trustfed", secret, domain="hub.example")
+    assert (await house.get("/")).status_code == 303 and not house.sessions.alive()
+    await house.close()
 
 
 def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:

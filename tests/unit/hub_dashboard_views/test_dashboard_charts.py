@@ -87,11 +87,11 @@ def test_mosaic_joins_neighbours_so_that_a_large_fleet_costs_little() -> None:
 
 
 def test_runway_shows_also_the_one_that_has_no_successor() -> None:
-    hours = [Hour("00:00", 1_000, 1), Hour("01:00", 0, 0), Hour("02:00", 5, 0)]
+    hours = [Hour("00:00", 1_000, 600, 1), Hour("01:00", 0, 0), Hour("02:00", 5, 5)]
     made = runway("r", hours)
     bad = [one for one in named(parsed(made)).iter("rect") if "is-bad" in one.attrib["class"]]
     assert len(bad) == 1 and float(bad[0].attrib["height"]) >= 3
-    assert "1,005 SVIDs end within 3 hours" in made and "1 with no successor" in made
+    assert "1,005 SVIDs end within 3 hours" in made and "1 short of life with no successor" in made
     assert "01:00" not in made  # the table has what there is
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from html import unescape
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ import pytest_asyncio
 from msgspec.structs import replace
 
 from tests.fakes.fleet_answers import ClusterAnswers, lineage
-from tests.fakes.fleet_scene import Scene
+from tests.fakes.fleet_scene import AHEAD, DARK, Scene
 from tests.fakes.fleet_standings import AWAY, HOUR, LATE, STUCK, standing
 from tests.unit.hub_dashboard_door.dashboard_house import DashboardHouse
 from trustfed.evidence.compliance.controls import CONTROLS
@@ -57,11 +58,61 @@ async def test_the_worst_comes_first_and_what_is_away_is_never_well(house: Dashb
     page = await text(house, "/")
     rows = re.findall(r'<tr class="(\w*)">\s*<th scope="row">.*?domain\?name=([a-z.-]+)', page, re.S)
     kinds = [kind for kind, _ in rows]
-    order = ["bad", "unknown", "warn", ""]
-    assert kinds[0] == "bad" and kinds[-1] == "" and order.index({name: kind for kind, name in rows}[AWAY]) < 3
+    order, of = ["bad", "unknown", "warn", "withheld", ""], {name: kind for kind, name in rows}
+    assert kinds[0] == "bad" and kinds[-1] == "" and order.index(of[AWAY]) < 3
+    assert of[DARK] == "withheld" and not any(kinds[kinds.index("withheld") + 1 :]), "only what is well comes after it"
+    assert re.search(r'is-withheld"><a [^>]*#leaf">.*?withheld', page)
     assert "3 h 12 min ago" in page and "80.31 %" in page
     only = await text(house, "/?owner=payments&q=ledger")
     assert len(re.findall(r'<th scope="row">', only.split('class="heat"')[1])) == 1
+
+
+PATHS = ("/", "/alarms", "/expiry", "/failed", "/identity", "/rollovers", "/drift", "/trust", "/unknown", "/algorithms")
+
+
+async def test_each_view_offers_what_its_rows_call_for_to_who_may_do_it() -> None:
+    made = await DashboardHouse.make("operator")
+    scene = Scene.make(to_ms(made.clock.now()))
+    scene.fill(made.fleet)
+    await scene.enrol(made.hub)
+    look, admin = made.browser(), made.browser()
+    await made.enter(look, "auditor", "carol", "uid:1001")
+    await made.enter(admin, "admin", "bob", "uid:1002")
+    for path in (*PATHS, f"/funnel?domain={LATE}", "/lint", "/controls/rotation", f"/domain?name={LATE}"):
+        page = await text(made, path)
+        links = re.findall(r'href="(/dashboard/actions/[^"]+)"', page)
+        assert links, f"{path} offers nothing"
+        assert (await made.get(unescape(links[0]))).status_code == 200, links[0]
+        assert "/dashboard/actions/taint" not in page and "/dashboard/actions/quarantine" not in page, "an admin's"
+        assert "/dashboard/actions/" not in (await look.get(path)).text, f"{path} offers an auditor something"
+    board = (await admin.get("/rollovers")).text
+    assert f"/dashboard/actions/activate?domain={STUCK}&amp;authority=5eed0002" in board
+    assert "node=node-2" in (await admin.get("/unknown")).text
+    said = made.fleet.standing(LATE)
+    assert said is not None
+    made.fleet.tell_standing(LATE, replace(said, orders=()))  # it takes no orders: only what the hub does itself
+    page = await text(made, f"/domain?name={LATE}")
+    assert "/actions/rotate?" not in page and "/actions/repush?" in page
+    await made.close()
+
+
+async def test_who_holds_what_was_never_published_is_named(house: DashboardHouse) -> None:
+    page = await text(house, "/drift")
+    listed = page.split('id="behind"')[1]
+    assert listed.index("says to hold what was never published") < listed.index("edge-br.example")
+    assert listed.index(AHEAD) < listed.index("edge-br.example") and re.search(r"is-warn.{0,200}ahead", page)
+
+
+async def test_simulated_rows_say_so(house: DashboardHouse) -> None:
+    house.fleet.know(STUCK, simulated=True)
+    for path in ("/rollovers", "/alarms", "/"):
+        assert re.search(rf"{STUCK}</bdi></a> <span class=\"badge plain\">simulated", await text(house, path)), path
+
+
+async def test_pages_are_compiled_before_somebody_asks_for_them(house: DashboardHouse) -> None:
+    frame = house.app.state.frame
+    assert len(list(frame.ahead())) == len(frame._environment.list_templates())
+    assert {key[1] for key in frame._environment.cache} >= set(frame._environment.list_templates())
 
 
 async def test_a_wrong_parameter_is_said(house: DashboardHouse) -> None:
@@ -133,13 +184,23 @@ async def test_what_a_cluster_says_in_impossible_numbers_is_left_out(number: int
     await house.close()
 
 
-def test_the_funnel_loses_what_it_loses_whatever_reasons_were_told() -> None:
-    made = steps([Stage("due", 100, {"silent": 3}), Stage("issued", 90, {}), Stage("loaded", 95, {})])
-    assert [(step.lost, step.reasons) for step in made] == [
-        (10, [("silent", 3), ("still under way, or no reason told", 7)]),
-        (0, []),
-        (0, []),
+def test_the_funnel_loses_only_what_had_to_come_further() -> None:
+    told = [
+        Stage("due", 100, {"excused": 2}),
+        Stage("issued", 90, {"silent": 3}),
+        Stage("delivered", 90, {}),
+        Stage("loaded", 50, {"kept the old one": 4}),
+        Stage("confirmed", 20, {}),
     ]
+    assert [(step.lost, step.enough, step.reasons) for step in steps(told)] == [
+        (10, 0, [("silent", 3), ("still under way, or no reason told", 7)]),
+        (0, 0, []),
+        (4, 36, [("kept the old one", 4)]),
+        (0, 30, []),
+        (0, 0, []),
+    ]
+    assert steps(told)[0].left_out == (("excused", 2),)
+    assert [step.lost for step in steps([Stage("due", 5, {}), Stage("loaded", 9, {"x": 3})])] == [0, 0]
     assert steps([]) == [] and steps([Stage("due", 0, {})])[0].share == 0
 
 
@@ -166,9 +227,9 @@ def test_the_board_puts_a_passed_safe_moment_and_a_taint_before_the_rest() -> No
 async def test_the_runway_begins_now_and_has_no_holes(house: DashboardHouse) -> None:
     now = to_ms(house.clock.now())
     hours = hours_of(house.fleet, now)
-    assert 20 < len(hours) <= 72 and hours[0].ending > 0 and sum(hour.without for hour in hours) == 12
+    assert 20 < len(hours) <= 72 and hours[0].ending > 0 and sum(hour.short for hour in hours) == 12
     said = standing("far.example", "x", now)
     far = replace(said.runway[0], hour_ms=now + 70 * HOUR)
     house.fleet.tell_standing("far.example", replace(said, runway=(said.runway[1], far)))
     assert len(hours_of(house.fleet, now, "far.example")) == 70
-    assert hours_of(house.fleet, now, STUCK)[0].without == 0
+    assert hours_of(house.fleet, now, STUCK)[0].short == 0

@@ -110,8 +110,8 @@ class EvidenceHouse:
         await self.shut()
         await self.hub.close()
 
-    async def cluster(self, name: str) -> FakeCluster:
-        return await FakeCluster.make(self, await self.hub.enrolled(name))
+    async def cluster(self, name: str, *, simulated: bool = False) -> FakeCluster:
+        return await FakeCluster.make(self, await self.hub.enrolled(name, simulated=simulated))
 
     async def _follow(self) -> None:
         async for position, event in self.hub.fold.subscribe(self.hub.fold.position):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from tests.unit.hub_evidence.evidence_house import EvidenceHouse, row, until
 from trustfed.hub.access import Caller
@@ -23,6 +25,7 @@ ROUTES = [
     ("GET", "/evidence/checkpoint", "viewer"),
     ("GET", "/evidence/log-keys", "viewer"),
     ("POST", "/evidence/ask", "auditor"),
+    ("GET", "/evidence/report?from=300000&to=600000&domain=west", "auditor"),
     ("GET", "/evidence/orders/west", "auditor"),
     ("POST", "/evidence/log-keys/west/accept", "admin"),
     ("POST", "/evidence/logs/west/accept", "admin"),
@@ -35,10 +38,22 @@ BODIES = {
 }
 
 
+APPS: WeakKeyDictionary[EvidenceHouse, FastAPI] = WeakKeyDictionary()
+
+
+def app_of(house: EvidenceHouse) -> FastAPI:
+    """The application, made once: the door lets in whoever the test says."""
+    if house not in APPS:
+        parts = replace(house.hub.parts(), evidence=house.evidence)
+        app = operator_app(parts, lambda request: request.app.state.caller)
+        app.include_router(api.routes(parts))
+        APPS[house] = app
+    return APPS[house]
+
+
 async def ask(house: EvidenceHouse, role: str | None, method: str, path: str, body: object = None) -> httpx.Response:
-    parts = replace(house.hub.parts(), evidence=house.evidence)
-    app = operator_app(parts, lambda request: Caller("token:1", role) if role else None)
-    app.include_router(api.routes(parts))
+    app = app_of(house)
+    app.state.caller = Caller("token:1", role) if role else None
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://hub") as client:
         return await client.request(method, path, json=body if body is not None else BODIES.get(path))
@@ -61,6 +76,7 @@ async def test_what_they_answer(house: EvidenceHouse) -> None:
     async with cluster.stream() as stream:
         await stream.say(cluster.delta(1, [row(at_ms=fleet.now_ms, due=4, on_time=3, late=1)], whole=True))
         await stream.until("taken")
+    await until(lambda: house.evidence.sessions.get("west") is None)  # else it waits for what the cluster says
     await house.evidence.orders.order("west", Order("rotate", {"all": True}, "drill", "uid:1", id="o1"))
     figures = (await ask(house, "viewer", "GET", "/evidence/figures?domain=west")).json()
     assert [one["headline"] for one in figures["figures"] if one["class_"] == "leaf"] == [0.75]
@@ -80,11 +96,13 @@ async def test_what_they_answer(house: EvidenceHouse) -> None:
         ("/evidence/figures?domain=west&from_ms=1", 400),
         ("/evidence/trend?domain=west&class=%3Cscript%3E", 400),
         ("/evidence/failed?class=leaf&size=501", 422),
+        ("/evidence/report?from=300000&to=600001", 400),
+        ("/evidence/report?from=300000&to=600000&domain=nowhere", 404),
         ("/evidence/standing/%3Cscript%3E", 404),
     ],
 )
 async def test_bad_questions_get_one_clear_error(house: EvidenceHouse, path: str, status: int) -> None:
     await house.cluster("west")
-    answer = await ask(house, "viewer", "GET", path)
+    answer = await ask(house, "auditor", "GET", path)
     assert answer.status_code in (status, 400)
     assert answer.headers["content-type"] == "application/problem+json"  # what is repeated in it is no markup there

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from tests.fakes.clocks import ManualClock
 from tests.unit.hub_evidence.evidence_house import row
 from trustfed.evidence.model import COUNTS
-from trustfed.evidence.standing import Clock, Ending, Held, Standing, Unknown
+from trustfed.evidence.rollovers import stuck
+from trustfed.evidence.standing import Alarm, Authority, Clock, Ending, Held, Standing, Unknown, alarm_code
 from trustfed.hub.evidence.alerts import Alerts
 from trustfed.hub.evidence.burn import burning, shares
 from trustfed.hub.evidence.fleet import Fleet
@@ -163,3 +165,75 @@ def test_what_is_told_anew_is_no_news(fleet: Fleet, clock: ManualClock) -> None:
     clock.move(1_000)
     fleet.tell_counters("a", [row(at_ms=fleet.now_ms, due=1, late=1)])
     assert fleet.held("a").ended["leaf", "late"] == 2
+
+
+HOUR_MS = 3_600_000
+
+
+def successor(**fields: object) -> Authority:
+    """Made at 0, with its last safe moment after 100 hours."""
+    said = {"id": "x509-2", "kind": "x509", "state": "prepared", "algorithm": "ec-p256", "custodian": "file"}
+    times = {"not_before_ms": 0, "not_after_ms": 200 * HOUR_MS, "since_ms": 0, "activates_by_ms": 100 * HOUR_MS}
+    return Authority(**{**said, **times, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "hours", "count"),
+    [
+        ({"waiting_for": ("node a",), "waiting_count": 1}, 74.9, 0),
+        ({"waiting_for": ("node a",), "waiting_count": 1}, 75.1, 1),
+        ({"waiting_for": ("node a",), "waiting_count": 1, "state": "distributed"}, 101, 1),
+        ({"waiting_count": 3, "state": "active"}, 99, 0),
+        ({"paused": True}, 80, 1),
+        ({"state": "distributed"}, 99, 0),
+        ({"state": "distributed"}, 100.1, 1),
+        ({"waiting_count": 1, "activates_by_ms": 0}, 99, 0),
+        ({"waiting_count": 1, "activates_by_ms": (1 << 53) - 1, "since_ms": -(1 << 53)}, 99, 0),
+    ],
+)
+def test_a_roll_over_is_stuck_when_it_waits_and_its_last_safe_moment_is_near(
+    fields: dict[str, object], hours: float, count: int
+) -> None:
+    found = stuck([successor(**fields)], int(hours * HOUR_MS))
+    assert len(found) == count
+    for one in found:
+        assert (one.code, one.severity, one.subject, one.since_ms) == ("rollover_stuck", "page", "x509-2", 75 * HOUR_MS)
+
+
+def test_a_stuck_roll_over_says_for_whom_it_waits() -> None:
+    names = tuple(f"node {n}" for n in range(9))
+    (one,) = stuck([successor(waiting_for=names, waiting_count=40, paused=True)], 80 * HOUR_MS)
+    assert one.says == (
+        "the x509 roll-over is paused and waits for node 0, node 1, node 2, node 3, node 4 and 35 more;"
+        " its last safe moment is 1970-01-05T04:00Z"
+    )
+
+
+async def test_a_stuck_roll_over_is_alarmed_once_whoever_says_it(
+    fleet: Fleet, clock: ManualClock, alerts: Alerts, heard: Heard
+) -> None:
+    now = fleet.now_ms
+    held_back = successor(waiting_count=1, since_ms=now - 80 * HOUR_MS, activates_by_ms=now + 20 * HOUR_MS)
+    fleet.stream("a", True, now)
+    fleet.tell_standing("a", Standing("a", now, authorities=(held_back,)))
+    registry = Registry()
+    Measures(fleet, clock, registry).update()
+    assert 'trustfed_hub_fleet_rollovers_stuck{trust_domain="a"} 1' in registry.exposition().decode()
+    await alerts.look()
+    assert [(one.what.code, one.source) for one in heard.standing] == [("rollover_stuck", "hub")]
+    said = tuple(stuck([held_back], now))
+    fleet.tell_standing("a", Standing("a", now, authorities=(held_back,), alarms=said))
+    await alerts.look()
+    assert [(one.what.code, one.source) for one in heard.standing] == [("rollover_stuck", "cluster")]
+    fleet.tell_standing("a", Standing("a", now, authorities=(successor(state="active"),)))
+    await alerts.look()
+    assert heard.standing == []
+
+
+def test_a_code_has_one_spelling_whoever_says_it() -> None:
+    old = {"unknown-serial": "unknown_serial", "telemetry-silence": "node_silent", "ending": "life_ends"}
+    for said, code in old.items():
+        assert alarm_code(said) == Alarm(said, "page", "", "", 0).code == alarm_code(code) == code
+    alarm = {"code": "clock-offset", "severity": "page", "subject": "n", "says": "", "since_ms": 1}
+    kept = msgspec.json.encode({"trust_domain": "a", "as_of_ms": 1, "alarms": [alarm]})
+    assert msgspec.json.decode(kept, type=Standing).alarms[0].code == "clock_offset"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 from tests.fakes.clocks import ManualClock
@@ -17,6 +18,7 @@ from trustfed.evidence.standing import (
     Authority,
     Ending,
     Expiry,
+    Finding,
     Held,
     Stage,
     Standing,
@@ -129,13 +131,53 @@ def test_domains_stand_worst_first(fleet: Fleet) -> None:
     fleet.tell_counters("late", [row(at_ms=now, due=100, on_time=90, late=10)])
     fleet.alarm("paged", Alarm("fork", "page", "log", "another past", now))
     assert [one.trust_domain for one in fleet.domains()] == ["paged", "late", "away", "never", "well"]
-    assert [one.severity for one in fleet.domains()] == [0, 1, 2, 2, 4]
+    assert [one.severity for one in fleet.domains()] == [0, 1, 2, 2, 5]
     assert fleet.domain("late").failed == 10 and fleet.domain("late").worst == 0.9
     totals = fleet.totals()
     assert (totals.domains, totals.connected, totals.away, totals.never, totals.pages) == (5, 3, 1, 1, 1)
     assert totals.figures["leaf"].headline == 390 / 400
     with pytest.raises(NotFound, match="not registered"):
         fleet.domain("nowhere")
+
+
+def test_only_what_nothing_is_wrong_with_is_well(fleet: Fleet) -> None:
+    now, held = fleet.now_ms, Authority("a1", "x509", "active", "ec", "file", 0, 9, 0)
+    late = msgspec.structs.replace(held, state="prepared", waiting_count=2, activates_by_ms=now)
+    said = {
+        "tainted": {"authorities": (msgspec.structs.replace(held, state="tainted"),)},
+        "stuck": {"authorities": (held, late)},
+        "lint": {"lint": (Finding("short", "x", "it is short", ""),)},
+        "dark": {"coverage": 0.5},
+        "fine": {"authorities": (held,)},
+    }
+    for name, fields in said.items():
+        fleet.stream(name, True, now)
+        fleet.tell_standing(name, Standing(name, now, **fields))  # type: ignore[arg-type]
+        fleet.tell_counters(name, [row(at_ms=now, due=100, on_time=100)])
+    rows = {one.trust_domain: one for one in fleet.domains()}
+    assert list(rows) == ["stuck", "tainted", "lint", "dark", "fine"]
+    assert [one.severity for one in rows.values()] == [1, 1, 3, 4, 5]
+    assert rows["dark"].withheld == ("leaf",) and "withheld: coverage 50.0%" in rows["dark"].says
+    assert (
+        "tainted" in rows["tainted"].says
+        and "last safe moment" in rows["stuck"].says
+        and rows["lint"].says.endswith("fail: short")
+    )
+
+
+def test_drift_is_held_against_what_was_published_and_never_against_another_consumers_word(fleet: Fleet) -> None:
+    fleet.know("p")
+    fleet.published("p", 1, 5)
+    held = Held("p", "x", 1, 5, 1, 5, 0, 100_000)
+    said = {"honest": held, "behind": msgspec.structs.replace(held, sequence=4)}
+    said["liar"] = msgspec.structs.replace(held, sequence=9, newest_sequence=9)
+    for name, one in said.items():
+        fleet.tell_standing(name, Standing(name, fleet.now_ms, held=(one,)))
+    found = [(one.consumer, one.behind, one.ahead, one.newest_sequence) for one in fleet.drift()]
+    assert found == [("liar", 0, True, 5), ("behind", 1, False, 5), ("honest", 0, False, 5)]
+    own = msgspec.structs.replace(held, consumer="node-1", newest_sequence=6)
+    fleet.tell_standing("p", Standing("p", fleet.now_ms, held=(own,)))  # the publisher says that it has signed 1.6
+    assert [one.newest_sequence for one in fleet.drift()] == [6] * 4
 
 
 def test_news_get_old(fleet: Fleet, clock: ManualClock) -> None:
@@ -164,7 +206,7 @@ def test_views_add_up_and_put_the_worst_first(fleet: Fleet) -> None:
                 name,
                 now,
                 authorities=(active, blocked) if number else (active,),
-                runway=(Expiry(3_600_000, 5, 1),),
+                runway=(Expiry(3_600_000, 5, 2, 1),),
                 endings=(Ending(f"spiffe://{name}/x", "i", "0" * 32, now + 1000 - number, 0.1, "issued"),),
                 endings_count=7,
                 funnel=(Stage("due", 10, {}), Stage("delivered", 8, {"no agent": 2})),
@@ -174,7 +216,7 @@ def test_views_add_up_and_put_the_worst_first(fleet: Fleet) -> None:
             ),
         )
     runway = fleet.runway()
-    assert runway.hours == [Expiry(3_600_000, 10, 2)] and runway.endings_count == 14
+    assert runway.hours == [Expiry(3_600_000, 10, 4, 2)] and runway.endings_count == 14
     assert [one.trust_domain for one in runway.endings] == ["b", "a"]
     assert fleet.board()[0].what.id == "a2"
     assert [(one.consumer, one.behind, one.overdue) for one in fleet.drift()] == [("b", 0, True), ("a", 1, False)]

@@ -181,6 +181,7 @@ async def test_checkpoints_cover_the_ledger_and_go_to_the_witness_daily(house: E
 async def test_the_hub_is_a_row_of_its_own_fleet(house: EvidenceHouse) -> None:
     evidence, ledger = house.evidence, house.logs.ledger
     await until(lambda: ledger.position >= 3)
+    await until(lambda: evidence.fleet.standing("hub.example") is not None)  # opened behind the doors
     await evidence.own._opened().follow()
     await evidence.own.tell()
     row = evidence.fleet.domain("hub.example")

@@ -129,6 +129,22 @@ async def test_what_waits_survives_a_restart_and_is_bounded(tmp_path: Path, cloc
     await webhook(tmp_path, receiver, clock).start()
 
 
+async def test_what_was_told_under_an_older_spelling_is_not_told_again(tmp_path: Path, clock: ManualClock) -> None:
+    told = Of("a", Alarm("unknown_serial", "page", "x", "says", 1_000), 1_000, "cluster")
+    old = {"told": {"a\nunknown-serial\n\npage": {"code": "unknown-serial", "subject": "x"}}}
+    (tmp_path / "webhook.json").write_text(json.dumps(old))
+    receiver = Receiver()
+    hook = webhook(tmp_path, receiver, clock)
+    await hook.start()
+    await hook.news([told])
+    await hook.news([])
+    clock.move(61)
+    await hook.news([])
+    await drain(hook)
+    assert receiver.said == [("alarm.resolved", "x")]
+    assert json.loads(receiver.taken[0][0])["data"]["code"] == "unknown_serial"
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[http.server.ThreadingHTTPServer]:
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -123,16 +124,33 @@ async def test_a_second_opening_is_refused_by_pid_and_possible_after_closing(tmp
     await open_store(tmp_path).close()
 
 
+async def test_what_comes_once_it_is_closing_is_refused_and_never_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, gate = open_store(tmp_path), threading.Event()
+    database = store._ledger_database
+    closed = database.close_now
+    monkeypatch.setattr(database, "close_now", lambda: (gate.wait(), closed()))
+    closing = asyncio.create_task(database.close())
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(20):
+            with pytest.raises(Unavailable, match="is closed"):
+                await store.ledger.append([fact(1)])
+    finally:
+        gate.set()
+    await closing
+    await store.close()
+
+
 def test_the_lock_dies_with_its_process_though_a_forked_child_lives_on(tmp_path: Path) -> None:
     holder = f"""
-import os, sys, time
+import os, time
 from pathlib import Path
 from trustfed.journal.sqlite import open_store
 store = open_store(Path({str(tmp_path)!r}))
-child = os.fork()
-if child == 0:
-    time.sleep(60)
-print(child, flush=True)
+if os.fork() == 0:  # the child says itself that it runs: only then has it let go of the lock
+    print(os.getpid(), flush=True)
 time.sleep(60)
 """
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, cwd=ROOT)

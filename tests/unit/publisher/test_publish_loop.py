@@ -18,6 +18,7 @@ from bundle_publisher.targets.directory import DirectoryTarget
 from bundle_publisher.targets.port import Document, Target
 from tests.fakes.clocks import ManualClock
 from tests.fakes.targets import MemoryTarget
+from tests.fakes.waiting import until
 from trustfed.errors import Denied, Unavailable
 from trustfed.spiffe.bundle import Bundle, BundleMap
 from trustfed.spiffe.ids import TrustDomain
@@ -37,11 +38,7 @@ class Loop:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Let everything run until this holds; threads take real time, a little."""
-        for _ in range(400):
-            if holds():
-                return
-            await asyncio.sleep(0.002)
-        raise AssertionError(self.publisher.status())
+        await until(holds, self.publisher.status)
 
     def status(self, name: str, target: str = "one") -> Status:
         found = {(status.target, status.name): status for status in self.publisher.status()}

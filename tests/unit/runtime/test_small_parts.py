@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from grpclib.utils import Wrapper
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.clocks import ManualClock
 from trustfed.errors import Denied, Invalid, Unavailable
 from trustfed.runtime import nonces as nonces_module
+from trustfed.runtime import waiting as waiting_module
 from trustfed.runtime.nonces import LIFE_MS, Nonces
 from trustfed.runtime.timestamps import from_ms, to_ms
 from trustfed.runtime.version import VERSION
@@ -80,13 +83,13 @@ async def test_news_come_before_time_and_time_before_no_news() -> None:
     waiting = asyncio.create_task(news_or_time(news, clock, 60))
     await asyncio.sleep(0)
     news.set()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 20)
     assert not news.is_set()
     waiting = asyncio.create_task(news_or_time(news, clock, 60))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     await clock.advance(61)
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 20)
 
 
 async def test_together_until_stop_or_the_first_end() -> None:
@@ -105,11 +108,39 @@ async def test_together_until_stop_or_the_first_end() -> None:
     await asyncio.sleep(0.01)
     assert not running.done()
     stop.set()
-    await asyncio.wait_for(running, 1)
+    await asyncio.wait_for(running, 20)
     assert ended == ["a", "b"]
     with pytest.raises(Unavailable, match="worst"):
         await together([job("c"), job("d", Unavailable("the worst"))], asyncio.Event())
     assert sorted(ended) == ["a", "b", "c", "d"]
+
+
+async def test_together_ends_a_job_in_which_a_cancellation_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_module, "_AGAIN_SECONDS", 0.01)
+    stop, tries, broken = asyncio.Event(), 0, Wrapper()
+
+    async def connected() -> None:  # grpclib's way: a stream that breaks now says so, whatever else ends it
+        nonlocal tries
+        while True:
+            tries += 1
+            try:
+                with broken if tries == 1 else contextlib.nullcontext():
+                    await asyncio.Event().wait()
+            except ConnectionError:
+                continue
+
+    async def breaking() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            broken.cancel(ConnectionError("reset by peer"))
+
+    running = asyncio.create_task(together([breaking(), connected()], stop))
+    await asyncio.sleep(0.01)
+    stop.set()
+    async with asyncio.timeout(20):
+        await running
+    assert tries == 2
 
 
 async def test_together_cancelled_leaves_no_job_behind() -> None:

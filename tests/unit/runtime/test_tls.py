@@ -147,7 +147,7 @@ async def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> Seen:
         writer.write(b"hi")
         assert await reader.readexactly(2) == b"hi"
         writer.close()
-        await asyncio.wait_for(served.wait(), 3)
+        await asyncio.wait_for(served.wait(), 20)
     except (ssl.SSLError, OSError, asyncio.IncompleteReadError) as error:
         seen.refused = getattr(error, "verify_message", "") or getattr(error, "reason", "") or type(error).__name__
     finally:

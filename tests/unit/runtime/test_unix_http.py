@@ -69,7 +69,7 @@ async def raw(path: str, data: bytes) -> bytes:
     """What the door sends until it closes."""
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(data)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(20):
         try:
             return await reader.read()
         except ConnectionResetError:

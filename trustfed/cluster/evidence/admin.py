@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import AdminParts, actor, answered, body_of
+from trustfed.cluster.evidence.events import HubLogForgotten
 from trustfed.cluster.evidence.fleet_link import FleetLink
 from trustfed.cluster.evidence.logs import ClusterLogs
 from trustfed.cluster.evidence.runner import Runner
@@ -17,6 +20,7 @@ from trustfed.errors import Invalid
 from trustfed.evidence.figures import Window
 from trustfed.evidence.model import BUCKET_MS
 from trustfed.runtime import logs
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.timestamps import to_ms
 
 log = logs.get("cluster.evidence")
@@ -39,7 +43,7 @@ class Forgetting(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def evidence_paths(
-    app: FastAPI, parts: AdminParts, runner: Runner, own: ClusterLogs, witnessing: Witnessing, link: FleetLink
+    app: Paths, parts: AdminParts, runner: Runner, own: ClusterLogs, witnessing: Witnessing, link: FleetLink
 ) -> None:
     """Add them to the application."""
 
@@ -101,9 +105,18 @@ def evidence_paths(
         said = await body_of(request, Forgetting)
         if not said.reason.strip():
             raise Invalid("to forget the hub's log needs a reason", hint="--reason 'the hub was made anew'")
-        await witnessing.forget()
-        log.warning("the hub's log key is forgotten", actor=actor(request), reason=said.reason[:200])
-        return answered({"forgotten": True})
+        who, reason = actor(request), said.reason.strip()
+
+        async def record(held: HubLogForgotten) -> None:
+            # Under an id of its own: a Command-Id that was used before would record nothing, and all the same be a success.
+            await parts.fold.execute(
+                lambda state: [held], command_id=uuid4().hex, actor=who, reason=reason, now=parts.clock.now()
+            )
+
+        forgotten = await witnessing.forget(record)
+        if forgotten:
+            log.warning("the hub's log is forgotten", actor=who, reason=reason[:200])
+        return answered({"forgotten": forgotten})
 
 
 def moment(text: str, name: str) -> int:

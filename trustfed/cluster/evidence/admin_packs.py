@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
 from trustfed.cluster.admin_parts import actor, answered
 from trustfed.cluster.evidence.admin import moment
@@ -17,13 +17,14 @@ from trustfed.cluster.evidence.reporting import Reporting
 from trustfed.errors import Invalid
 from trustfed.evidence.figures import Window
 from trustfed.runtime import logs
+from trustfed.runtime.paths import Paths
 
 log = logs.get("cluster.evidence")
 
 _CHUNK = 1 << 18
 
 
-def pack_paths(app: FastAPI, reporting: Reporting, packing: Packing) -> None:
+def pack_paths(app: Paths, reporting: Reporting, packing: Packing) -> None:
     """Add them to the application."""
 
     @app.get("/evidence/report")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
+from starlette.requests import Request
 
 from ca.lifecycle import Level
 from trustfed.cluster.admin_parts import AdminParts
@@ -43,11 +44,20 @@ from trustfed.cluster.parts import Parts
 from trustfed.cluster.presence import Presence
 from trustfed.cluster.uplink import Uplink
 from trustfed.cluster.watching import Watching
+from trustfed.errors import TrustfedError
+from trustfed.evidence.rollovers import stuck
 from trustfed.journal.approvals import Proposal
 from trustfed.journal.merkle.witness_files import WitnessFiles
+from trustfed.runtime import logs
+from trustfed.runtime.paths import Paths
+from trustfed.runtime.timestamps import to_ms
+from trustfed.runtime.waiting import together
 from trustfed.spiffe.x509svid import X509Svid
 
 FOLDER = "evidence"
+_RETRY_SECONDS = 2.0
+
+log = logs.get("cluster.evidence")
 
 
 @dataclass
@@ -73,6 +83,7 @@ class EvidenceParts:
         self._folder = parts.config.data_dir / FOLDER
         self._nodes = Nodes()
         self._admin: AdminParts | None = None
+        self._reporting: Reporting | None = None
         self.alarms = Alarms(parts.clock, parts.registry)
         self.bundle_probe = BundleProbe(lambda: parts.fold.state, beside.inside.anchors)
 
@@ -83,6 +94,9 @@ class EvidenceParts:
         self._kept = await open_kept(self._folder / "kept.db")
         self.records = Records(store.ledger, self._kept, clock)
         await self.records.start()
+        registry.gauge("cluster_evidence_catching_up", "facts to be read before reports of agents are taken").read(
+            lambda: float(self.records.left)
+        )
         serials = Serials(store.ledger.find)
         self._signatures = Signatures(store.ledger, clock, registry)
         parts.issuance.witness = OfIssuance(serials, self._signatures, self._state, clock)
@@ -148,6 +162,9 @@ class EvidenceParts:
             beside.apart.freshness,
             clock,
         )
+        registry.gauge(
+            "cluster_rollovers_stuck", "roll-overs that something holds back, their last safe moment near"
+        ).read(lambda: float(len(stuck(own.authorities(), to_ms(clock.now())))))
         self.runner = Runner(
             self._folder,
             store,
@@ -160,7 +177,8 @@ class EvidenceParts:
             clock,
             registry,
         )
-        await self.runner.begin()
+        if self.records.ready.is_set():
+            await self.runner.begin()
         self.link = FleetLink(
             self._state,
             beside.identity,
@@ -168,7 +186,7 @@ class EvidenceParts:
             self.logs,
             self.witnessing,
             self.runner.standing,
-            self.runner.answer,
+            self._answer,
             self._orders.take,
             clock,
             registry,
@@ -180,10 +198,7 @@ class EvidenceParts:
         return [
             self.records.run(),
             self._signatures.run(),
-            self._shown.run(),
-            self._mirror.run(),
-            self.gaps.run(),
-            self.availability.run(),
+            self._caught_up(),
             self.logs.run(),
             *self.runner.jobs(),
             self._link(),
@@ -193,21 +208,21 @@ class EvidenceParts:
         """gRPC services beside the agents', for `Server.add_generic_rpc_handlers`."""
         return [self._door.handlers()]
 
-    def admin(self, app: FastAPI, parts: AdminParts) -> FastAPI:
+    def admin(self, app: Paths, parts: AdminParts) -> Paths:
         """The admin application with the paths of this room."""
         parts.approvals.add(pause_command())
         parts.approvals.on_broken(self._alone)
         self._admin = parts
         evidence_paths(app, parts, self.runner, self.logs, self.witnessing, self.link)
         config, store = self._parts.config, self._parts.store
-        reporting = Reporting(
+        self._reporting = reporting = Reporting(
             self._state,
             config,
             lambda: self.runner.store,
             store.journal,
             lambda: store.ledger.first,
             self.logs,
-            lambda: self._own.parts()["authorities"],
+            self._own.authorities,
             lambda: parts.addresses,
             self._clock,
         )
@@ -241,8 +256,25 @@ class EvidenceParts:
     async def close(self) -> None:
         """Write what is left, and close the files."""
         await self.runner.close()
-        await self.records.save()
+        try:
+            await self.records.save()
+        except TrustfedError as error:  # the ledger has it all, and is read again at the next start
+            log.warning("what is known of the ledger is not saved", error=error.message, hint=error.hint)
         await self._kept.close()
+
+    async def _caught_up(self) -> None:
+        """What adds to the ledger by what is in it, once that is read."""
+        begun = self.records.ready.is_set()
+        await self.records.ready.wait()
+        while not begun:
+            try:
+                await self.runner.begin()
+                begun = True
+            except TrustfedError as error:
+                log.error("the definition of the figures is not recorded yet", error=error.message, hint=error.hint)
+                await self._clock.sleep(_RETRY_SECONDS)
+        jobs = [self._shown.run(), self._mirror.run(), self.gaps.run(), self.availability.run()]
+        await together(jobs, asyncio.Event())
 
     async def _link(self) -> None:
         await self.runner.opened.wait()
@@ -254,6 +286,12 @@ class EvidenceParts:
     def _reported(self, node: str, svid: X509Svid) -> None:
         self._shown.saw(node, svid)
         self.gaps.called(node)
+
+    async def _answer(self, kind: str, body: bytes) -> bytes:
+        """What the hub asks: a report, or one of trustfed.evidence.queries."""
+        if kind == "report" and self._reporting is not None:
+            return await self._reporting.answer(body)
+        return await self.runner.answer(kind, body)
 
     def _approving(self) -> Any:
         assert self._admin is not None, "admin() comes before anything is ordered"

@@ -46,9 +46,19 @@ class RolloverPaused(Struct, frozen=True):
     paused: bool
 
 
+class HubLogForgotten(Struct, frozen=True):
+    """What was held of the hub's log counts no more, and what it shows next is believed as it comes: its key, its past."""
+
+    origin: str
+    vkey: str  # the log key that was pinned; "": none
+    size: int  # the newest checkpoint that was taken, 0: none
+    root: bytes
+
+
 EVENTS: dict[str, type[Struct]] = {
     "log.checkpoint": CheckpointCut,
     "order.taken": OrderTaken,
     "rotation.ordered": RotationOrdered,
     "rollover.paused": RolloverPaused,
+    "log.hub_forgotten": HubLogForgotten,
 }

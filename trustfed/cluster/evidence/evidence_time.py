@@ -18,16 +18,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
+from msgspec import Struct
+
+from trustfed.proto import evidence_pb2 as pb
+
 DRIFT_MS = 60_000
-
-
-class Claim(NamedTuple):
-    """What an agent says about when it was."""
-
-    anchor_ms: int
-    anchor_elapsed_ms: int
-    elapsed_ms: int
-    boot: bytes
 
 
 class Known(NamedTuple):
@@ -38,13 +33,9 @@ class Known(NamedTuple):
     boot: bytes  # of the report
     elapsed_ms: int  # of the report
     received_ms: int
-    earlier_ms: int = (
-        0  # the receipt of the last report that left nothing waiting, if this fact cannot have waited then
-    )
-    issued_ms: int = 0  # when the serial was recorded; 0: the fact is about none
 
 
-class Judged(NamedTuple):
+class Judged(Struct, frozen=True):
     """The time that counts; `late` if it is the receipt because the claim was not believed; `flag`: why that is suspicious."""
 
     at: int
@@ -52,24 +43,30 @@ class Judged(NamedTuple):
     flag: str = ""
 
 
-def time_of(claim: Claim, known: Known) -> Judged:
-    """The time of one fact's evidence."""
-    received = max(known.received_ms, known.issued_ms)
-    if not claim.boot or claim.boot != known.boot:  # 1
+def time_of(said: pb.AgentFact, known: Known, *, earlier_ms: int = 0, issued_ms: int = 0) -> Judged:
+    """The time of one fact's evidence.
+
+    `earlier_ms` is the receipt of the last report that left nothing waiting, if this fact cannot have waited then;
+    `issued_ms` when its serial was recorded, 0 if it is about none.
+    """
+    told, reached_ms, boot, reported, received = known
+    anchor, heard, happened = said.anchor_ms, said.anchor_elapsed_ms, said.elapsed_ms
+    received = max(received, issued_ms)
+    if not boot or said.boot != boot:  # 1
         return Judged(received, late=True)
-    if claim.anchor_ms not in known.told and not 0 < claim.anchor_ms <= known.reached_ms:  # 2
+    if anchor not in told and not 0 < anchor <= reached_ms:  # 2
         return Judged(received, late=True)
-    if not 0 <= claim.anchor_elapsed_ms <= claim.elapsed_ms <= known.elapsed_ms:  # 3
+    if not 0 <= heard <= happened <= reported:  # 3
         return Judged(received, late=True, flag="impossible time")
-    at = claim.anchor_ms + claim.elapsed_ms - claim.anchor_elapsed_ms
-    late, back = False, received - (known.elapsed_ms - claim.elapsed_ms)
+    at = anchor + happened - heard
+    late, back = False, received - (reported - happened)
     if back - at > DRIFT_MS:  # 4
         at, late = back, True
     at = min(at, received)  # 5
-    if at < known.issued_ms:
-        if known.issued_ms - at > DRIFT_MS:
+    if at < issued_ms:
+        if issued_ms - at > DRIFT_MS:
             return Judged(received, late=True, flag="backdated")
-        at = known.issued_ms
-    if known.earlier_ms - at > DRIFT_MS:  # 6
+        at = issued_ms
+    if earlier_ms - at > DRIFT_MS:  # 6
         return Judged(received, late=True, flag="backdated")
     return Judged(at, late=late)

@@ -64,7 +64,10 @@ class Folded:
     def of(self, node: str) -> OfNode:
         """The node's record, to be changed."""
         self.dirty.add(f"node/{node}")
-        return self.nodes.setdefault(node, OfNode())
+        held = self.nodes.get(node)
+        if held is None:
+            held = self.nodes[node] = OfNode()
+        return held
 
     def saved(self, names: set[str]) -> dict[str, bytes | None]:
         """These names with their values."""
@@ -100,11 +103,11 @@ class Folded:
             if fact.kind in (kinds.DELIVERED, kinds.CONFIRMED) and body.get("slot") == "node":
                 self.of(node).shown = str(body.get("serial", ""))
             return
-        held = self.of(node)
-        if held.marks.get(epoch, 0) < sequence:
-            held.marks[epoch] = sequence
-        while len(held.marks) > MAX_EPOCHS:
-            del held.marks[next(iter(held.marks))]
+        marks = self.of(node).marks
+        if marks.get(epoch, 0) < sequence:
+            marks[epoch] = sequence
+        while len(marks) > MAX_EPOCHS:
+            del marks[next(iter(marks))]
 
     def _mirrored(self, fact: Fact) -> None:
         if isinstance(position := fact.body.get("journal"), int):

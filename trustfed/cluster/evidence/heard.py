@@ -29,6 +29,8 @@ class Heard:
         self.told: array[int] = array("q")
         self.done_ms = 0  # the receipt of its last report that left nothing waiting
         self.promised = 0  # up to here its facts may have waited, when it said so
+        self.last_ms = 0  # the receipt of its last report
+        self.begun_ms = 0  # the last receipt from the spool before this one: nothing in this one is older
         self.busy = False
         self.epoch, self._began, self._first, self._digests = "", 0, 0, b""
 
@@ -39,16 +41,23 @@ class Heard:
             del self.told[: MAX_TOLD // 4]
 
     def earlier_ms(self, epoch: str, sequence: int) -> int:
-        """See evidence_time.Known.earlier_ms; 0 where this fact may have waited."""
-        return self.done_ms if epoch == self.epoch and sequence > self.promised else 0
+        """See evidence_time; no new spool lets a node speak of before what it reported last from the one before.
+
+        It is 0 where this fact may have waited.
+        """
+        if epoch != self.epoch:
+            return self.last_ms
+        return max(self.begun_ms, self.done_ms if sequence > self.promised else 0)
 
     def took(self, epoch: str, first: int, digests: Sequence[bytes], waiting: int, received_ms: int) -> None:
         """A report is on record."""
         if epoch != self.epoch or first != self._first + len(self._digests) // _DIGEST:
             if epoch != self.epoch:
                 self.done_ms = self.promised = 0
+                self.begun_ms = self.last_ms
             self.epoch, self._began, self._first, self._digests = epoch, first, first, b""
         self._digests += b"".join(digests)
+        self.last_ms = received_ms
         last = first + len(digests) - 1
         if waiting and last >= self.promised:
             # A new promise only after the last one was kept: who always promises cannot date back for ever.

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 
 from trustfed.cluster.evidence import checks
 from trustfed.cluster.evidence.alarms import Alarms
-from trustfed.cluster.evidence.evidence_time import Claim, Judged, Known, time_of
+from trustfed.cluster.evidence.evidence_time import Known, time_of
 from trustfed.cluster.evidence.folded import MAX_EPOCHS
 from trustfed.cluster.evidence.heard import Heard, Nodes, digest_of
 from trustfed.cluster.evidence.records import Records
-from trustfed.cluster.evidence.serials import IssuedTo, Serials
+from trustfed.cluster.evidence.serials import Serials
 from trustfed.cluster.state import ClusterState, Node
 from trustfed.errors import Invalid, Unavailable
 from trustfed.evidence import facts as kinds
@@ -64,7 +64,7 @@ class _Flags:
         made = []
         for (why, kind), count in self.counts.items():
             sequence, said = self.last[why, kind]
-            sane = not checks.malformed(said)
+            sane = checks.read(said) is not None
             body = {
                 "node": node,
                 "why": why,
@@ -169,17 +169,23 @@ class Intake:
         received: int,
     ) -> list[Fact]:
         """The facts that are made of what is new (3); at most twice MAX_FACTS and few more."""
-        issued = await self._serials.all_of(serial for said in new if (serial := checks.asks_for(said)))
-        flags, made, late, taken = _Flags(), [], 0, Counter[str]()
-        told, now = frozenset(held.told), from_ms(received)
-        served = {one: checks.served(self._state(), node, one, now) for one in {said.entry_id for said in new}}
-        for sequence, said in enumerate(new, start=first):
-            own = issued.get(said.serial)
-            why = checks.fault(said, node.name, own)
+        read = [checks.read(said) for said in new]
+        issued = await self._serials.all_of(one.serial for one in read if one is not None and one.of_serial)
+        flags, made, late = _Flags(), list[Fact](), 0
+        known = Known(frozenset(held.told), self._records.began_ms, report.boot, report.elapsed_ms, received)
+        state, now = self._state(), from_ms(received)
+        served = {one: checks.served(state, node, one, now) for one in {one.entry for one in read if one is not None}}
+        for sequence, (said, one) in enumerate(zip(new, read, strict=True), start=first):
+            if one is None:
+                flags.add(checks.MALFORMED, sequence, said)
+                continue
+            own = issued.get(one.serial)
+            why = checks.fault(one, node.name, own)
             if not why:
-                judged = self._time(held, told, report, epoch, sequence, said, own, received)
-                if not served[said.entry_id]:
-                    ended = await self._records.find(kinds.ENTRY_ENDED, said.entry_id)
+                earlier = held.earlier_ms(epoch, sequence)
+                judged = time_of(said, known, earlier_ms=earlier, issued_ms=own.at if own is not None else 0)
+                if not served[one.entry]:
+                    ended = await self._records.find(kinds.ENTRY_ENDED, one.entry)
                     why = checks.ENDED if checks.ended_before(ended, judged.at) else ""
             if why:
                 flags.add(why, sequence, said)
@@ -187,39 +193,15 @@ class Intake:
             if judged.flag:
                 flags.add(judged.flag, sequence, said)
             late += judged.late
-            taken[said.kind] += 1
-            made.append(checks.made_of(said, node.name, epoch, sequence, judged.at, received, late=judged.late))
+            made.append(checks.made_of(one, node.name, epoch, sequence, judged.at, received, late=judged.late))
         self._late.add(late)
-        for kind, count in taken.items():
-            self._taken.add(count, kind=kind)
+        for kind, count in Counter(fact.kind for fact in made).items():
+            self._taken.add(count, kind=kind.removeprefix("agent."))
         for (why, _), count in flags.counts.items():
             self._flagged.add(count, why=why)
             if why in _ALARMED:
                 self._alarm(node.name, why)
         return made + flags.facts(node.name, epoch, received)
-
-    def _time(
-        self,
-        held: Heard,
-        told: frozenset[int],
-        report: pb.NodeReport,
-        epoch: str,
-        sequence: int,
-        said: pb.AgentFact,
-        issued: IssuedTo | None,
-        received: int,
-    ) -> Judged:
-        claim = Claim(said.anchor_ms, said.anchor_elapsed_ms, said.elapsed_ms, said.boot)
-        known = Known(
-            told,
-            self._records.began_ms,
-            report.boot,
-            report.elapsed_ms,
-            received,
-            held.earlier_ms(epoch, sequence),
-            issued.at if issued is not None else 0,
-        )
-        return time_of(claim, known)
 
     async def _of_old_spool(self, node: str, epoch: str, mark: int, report: pb.NodeReport, received: int) -> int:
         """A spool that another one followed speaks again: two machines with one disk's past. It is let go on in vain."""

@@ -40,11 +40,15 @@ class OwnStanding:
             "nodes": sum(not node.banned for node in state.nodes.values()),
             "nodes_live": len(self.presence.live(now)),
             "entries": len(state.entries),
-            "authorities": self._authorities(state, now),
+            "authorities": self.authorities(),
             "held": self._held(state, now),
             "lint": self._lint(state, now),
             "orders": self.config.evidence.orders,
         }
+
+    def owners(self) -> dict[str, str]:
+        """Whose each entry is, where somebody is named."""
+        return {entry.id: entry.owner for entry in self.state().entries.values() if entry.owner}
 
     def keys(self) -> tuple[Algorithm, ...]:
         """The keys that this cluster itself signs with."""
@@ -60,7 +64,9 @@ class OwnStanding:
         found.append(Algorithm("log", "ed25519", _STRENGTH, False, 1, custodian))
         return tuple(found)
 
-    def _authorities(self, state: ClusterState, now: datetime) -> tuple[Authority, ...]:
+    def authorities(self) -> tuple[Authority, ...]:
+        """The rollover board of this domain."""
+        state, now = self.state(), self.clock.now()
         everyone = list(self.consumers(now))
         own = [a for a in state.authorities.values() if a.status is not Status.REMOVED]
         own.sort(key=lambda a: (a.kind, a.not_before))

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from trustfed.cluster.evidence.folded import Folded
 from trustfed.cluster.evidence.kept import Kept
-from trustfed.errors import TrustfedError
+from trustfed.errors import TrustfedError, Unavailable
 from trustfed.journal.events import Fact, RecordedFact
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
@@ -22,6 +22,10 @@ log = logs.get("cluster.evidence")
 _SAVE_SECONDS = 2.0
 _READ = 1_000
 _POSITION = "position"
+BEFORE_DOORS = 20_000
+"""So many facts are read before the doors open: a few tenths of a second."""
+_SAVED_EVERY = 100_000
+_SHORT_SECONDS = 0.05
 
 
 class FactLog(Protocol):
@@ -56,24 +60,41 @@ class Records:
         self._doubt: int | None = None
         self._saved_at = -1
         self._turn = asyncio.Lock()
+        self.ready = asyncio.Event()
+        """Set once `folded` stands for the whole ledger."""
+
+    @property
+    def left(self) -> int:
+        """How many facts are to be read until `ready`."""
+        return 0 if self.ready.is_set() else max(self._ledger.position - (self._doubt or 0), 0)
 
     async def start(self) -> None:
-        """Load what was saved, and fold what followed. Raises Unavailable, Corrupt."""
+        """Load what was saved, and fold what followed, or leave that to `run` if it is much. Raises Unavailable, Corrupt."""
         values = dict(self._kept.values)
         position = int(values.pop(_POSITION, b"0"))
         if position > self._ledger.position:  # another ledger, or one from a backup: what it says counts
             log.warning("what was kept is ahead of the ledger: it is made anew", kept=position)
             values, position = {}, 0
         self.folded.load(values)
-        await self._read_from(max(position, self._ledger.first - 1))
+        position, head = max(position, self._ledger.first - 1), self._ledger.position
+        if head - position > BEFORE_DOORS:
+            newest = await self._ledger.read(head - 1, 1)
+            self.began_ms = max(self.folded.last_at, *(one.fact.at for one in newest), 0)
+            self._doubt = position
+            log.warning("catching up with the ledger: reports of agents wait until then", facts=head - position)
+            return
+        await self._read_from(position)
         self.began_ms = self.folded.last_at
+        self.ready.set()
         await self.save()
 
     async def append(self, facts: Sequence[Fact]) -> None:
         """Record all facts or none, durable on return. Raises Unavailable: then it may have been recorded, and the next
         append looks first.
         """
-        await self.sure()
+        caught_up = self.ready.is_set()
+        if caught_up:
+            await self.sure()
         token = object()
         self._under_way[token] = self._ledger.position
         try:
@@ -84,11 +105,14 @@ class Records:
             raise
         finally:
             del self._under_way[token]
-        for fact in facts:
+        for fact in facts if caught_up else ():  # else they are read with the rest
             self.folded.take(fact)
 
     async def sure(self) -> None:
-        """Know what is on record, also after an append that failed. Raises Unavailable."""
+        """Know what is on record, also after an append that failed. Raises Unavailable, also while catching up."""
+        if not self.ready.is_set():
+            says = f"this cluster is catching up with its ledger: {self.left:,} facts are to be read"
+            raise Unavailable(says, hint="try again in a moment")
         if self._doubt is None:
             return
         async with self._turn:
@@ -101,7 +125,13 @@ class Records:
         return await self._ledger.find(kind, key)
 
     async def run(self) -> None:
-        """Save every few seconds; ends only when cancelled."""
+        """Catch up, then save every few seconds; ends only when cancelled."""
+        while not self.ready.is_set():
+            try:
+                await self._catch_up()
+            except TrustfedError as error:
+                log.error("the ledger cannot be read yet", error=error.message, hint=error.hint)
+                await self._clock.sleep(_SAVE_SECONDS)
         while True:
             await self._clock.sleep(_SAVE_SECONDS)
             try:
@@ -123,6 +153,27 @@ class Records:
             self.folded.dirty |= names
             raise
         self._saved_at = position
+
+    async def _catch_up(self) -> None:
+        """Fold up to the head, saving on the way: a process that ends meanwhile goes on from there."""
+        position, saved = self._doubt or 0, 0
+        while True:
+            records = await self._ledger.read(position, _READ)
+            for record in records:
+                self.folded.take(record.fact)
+            if records:
+                position = self._doubt = records[-1].position
+                if (saved := saved + len(records)) >= _SAVED_EVERY:
+                    saved = 0
+                    await self.save()
+            elif self._under_way:
+                await self._clock.sleep(_SHORT_SECONDS)
+            elif self._ledger.position <= position:
+                break
+        self._doubt = None
+        self.ready.set()
+        log.info("caught up with the ledger", position=position)
+        await self.save()
 
     async def _read_from(self, position: int) -> None:
         while records := await self._ledger.read(position, _READ):

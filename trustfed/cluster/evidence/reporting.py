@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Callable
 from datetime import timedelta
 
+import msgspec
+
 from trustfed.cluster.config import ClusterConfig
 from trustfed.cluster.evidence.logs import ClusterLogs
 from trustfed.cluster.grants import held_envelope
 from trustfed.cluster.state import ClusterState
+from trustfed.errors import Invalid
 from trustfed.evidence import inventory, tables
 from trustfed.evidence.compliance.data import (
     MAX_LISTED,
@@ -34,10 +37,22 @@ from trustfed.runtime.clock import Clock
 from trustfed.runtime.timestamps import to_ms
 from trustfed.runtime.version import SOFTWARE
 
+LEAST_ANSWER, MAX_ANSWER = 16 << 10, 900 << 10
+"""Bytes of a report over the stream to the hub."""
+_LONG = ("assets", "failures", "changes", "rotations")
 _TLS = (
     "TLS 1.2, TLS 1.3",
     "TLS_AES_128_GCM_SHA256, TLS_AES_256_GCM_SHA384, TLS_CHACHA20_POLY1305_SHA256, ECDHE with AEAD",
 )
+
+
+class AskReport(msgspec.Struct, forbid_unknown_fields=True):
+    """A window, who wants it, and how long the answer may be."""
+
+    from_ms: int
+    to_ms: int
+    ran_by: str
+    bytes: int = MAX_ANSWER
 
 
 class Reporting:
@@ -58,6 +73,17 @@ class Reporting:
         self._state, self._config, self._store, self._journal = state, config, store, journal
         self._first_fact, self._logs, self._authorities = first_fact, logs, authorities
         self._addresses, self._clock = addresses, clock
+
+    async def answer(self, body: bytes) -> bytes:
+        """The same for the hub, whose people ask for their whole fleet (AskReport). Raises Invalid."""
+        try:
+            asked = msgspec.json.decode(body, type=AskReport)
+        except msgspec.MsgspecError as error:
+            raise Invalid(f"the question for a report cannot be read: {error}"[:300]) from None
+        hub = self._state().hub
+        who = f"{hub.trust_domain if hub is not None else 'hub'}: {asked.ran_by}"[:200]
+        found = await self.report(Window(asked.from_ms, asked.to_ms), who)
+        return within(found, min(max(asked.bytes, LEAST_ANSWER), MAX_ANSWER))
 
     async def report(self, window: Window, ran_by: str) -> Report:
         """The report of a window. Raises Invalid for one that is none."""
@@ -156,6 +182,20 @@ class Reporting:
             Proof(one.origin, one.checkpoint_size, one.root, one.checkpoint_ms, cosigners, first, one.problem)
             for one in self._logs.standing()
         )
+
+
+def within(report: Report, most: int) -> bytes:
+    """Its JSON; lists are halved, the longest first, until it fits, and then named in `absent`."""
+    data = msgspec.json.encode(report)
+    while len(data) > most:
+        longest = max(_LONG, key=lambda name: len(msgspec.json.encode(getattr(report, name))))
+        rows = getattr(report, longest)
+        if not rows:
+            raise Invalid(f"the report has {len(data)} bytes", hint="trustfed evidence report at the cluster itself")
+        absent = tuple(dict.fromkeys((*report.absent, longest)))
+        report = msgspec.structs.replace(report, **{longest: rows[len(rows) // 2 + 1 :], "absent": absent})
+        data = msgspec.json.encode(report)
+    return data
 
 
 def _figures(found: Figures) -> tuple[Figure, ...]:

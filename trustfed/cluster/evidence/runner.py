@@ -21,6 +21,7 @@ from trustfed.evidence import facts as kinds
 from trustfed.evidence.definition import DEFINITION
 from trustfed.evidence.queries import Queries
 from trustfed.evidence.retention import retire
+from trustfed.evidence.rollovers import stuck
 from trustfed.evidence.standing import MAX_BYTES, Alarm, Held, Standing
 from trustfed.evidence.standing_of import parts
 from trustfed.evidence.store import EvidenceStore
@@ -73,7 +74,7 @@ class Runner:
     def store(self) -> EvidenceStore:
         """The evidence. Raises Unavailable while it is being read."""
         if self._store is None:
-            raise Unavailable("this cluster's evidence is being read from its ledger", hint="try again in a moment")
+            raise Unavailable("this cluster's evidence is catching up with its ledger", hint="try again in a moment")
         return self._store
 
     async def begin(self) -> None:
@@ -97,7 +98,7 @@ class Runner:
 
     async def answer(self, kind: str, body: bytes) -> bytes:
         """What the evidence says to one question (trustfed.evidence.queries)."""
-        return await Queries(self.store, self._facts.ledger).answer(kind, body)
+        return await Queries(self.store, self._facts.ledger, self._own.owners).answer(kind, body)
 
     async def standing(self) -> bytes:
         """How this trust domain stands now, as JSON within its bound. Raises Unavailable while the evidence is being read."""
@@ -106,6 +107,7 @@ class Runner:
         own = self._own.parts()
         alarms = (
             *self._alarms.standing(),
+            *stuck(own["authorities"], now),
             *self._lasting((*found.pop("alarms", ()), *stale_bundles(own["held"], now))),
         )
         standing = Standing(
@@ -194,7 +196,7 @@ def stale_bundles(held: Sequence[Held], now_ms: int) -> list[Alarm]:
     worst = max(old, key=lambda one: one.age_ms)
     says = f"{len(old)} peers' bundles were confirmed last more than {STALE_HINTS} refresh hints ago"
     return [
-        Alarm("bundle_stale", "page", worst.trust_domain, says, now_ms, "trustfed cluster status; is their cluster up?")
+        Alarm("bundle_old", "page", worst.trust_domain, says, now_ms, "trustfed cluster status; is their cluster up?")
     ]
 
 

@@ -46,6 +46,7 @@ _CHANGES: dict[type[Any], Callable[[EvidenceState, Any], EvidenceState]] = {
     e.RolloverPaused: _paused,
     e.CheckpointCut: _cut,
     e.OrderTaken: lambda held, _: held,
+    e.HubLogForgotten: lambda held, _: held,
 }
 
 

@@ -30,9 +30,11 @@ class OfIssuance:
     ) -> None:
         """Keep to whom each serial went, and what was signed."""
         now, certificates = to_ms(self._clock.now()) // 1000 * 1000, []
+        last, ends = None, 0
         for request, issued in zip(requests, results, strict=True):
             if isinstance(issued, Issued):
-                ends = to_ms(issued.not_after)
+                if issued.not_after != last:  # most of a batch end together
+                    last, ends = issued.not_after, to_ms(issued.not_after)
                 self._serials.remember(issued.serial, IssuedTo(request.node, request.entry, request.slot, now, ends))
                 certificates.append((issued.serial, issued.chain[0]))
         self._signatures.signed(authority, certificates)

@@ -6,7 +6,10 @@ alarmed on, and nothing under it is cosigned until an operator forgets the pin.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from trustfed.cluster.evidence.alarms import Alarms
+from trustfed.cluster.evidence.events import HubLogForgotten
 from trustfed.cluster.evidence.kept import Kept
 from trustfed.cluster.evidence.logs import ClusterLogs
 from trustfed.errors import Invalid, TrustfedError
@@ -62,13 +65,23 @@ class Witnessing:
         elif self._trusted:
             self._alarms.over("hub_log_key", self._origin)
 
-    async def forget(self) -> None:
-        """An operator knows that the hub has another log: the next one that it shows is taken. Raises Unavailable."""
+    async def forget(self, record: Callable[[HubLogForgotten], Awaitable[object]]) -> bool:
+        """An operator knows that the hub has another log: the next one that it shows is taken. Raises Unavailable.
+
+        First it is recorded: a crash in between leaves a word too many, and never a past that vanished without one. Nothing
+        is recorded, and the answer False, when nothing is held.
+        """
+        last, pinned = await self._store.load(self._origin), self._pinned
+        if last is None and pinned is None:
+            return False
+        size, root = (last.size, last.root) if last is not None else (0, b"")
+        await record(HubLogForgotten(self._origin, pinned.text if pinned is not None else "", size, root))
         await self._store.forget(self._origin)
         await self._kept.save({_HUB_KEY: b""})
-        self._pinned = None
+        self._pinned, self._trusted = None, False
         for code in ("hub_log_key", "hub_log_fork", "hub_log_shrunk"):
             self._alarms.over(code, self._origin)
+        return True
 
     async def offer(self) -> pb.CheckpointOffer | None:
         """Our newest checkpoint with the way to it, if the hub was not offered it. Raises Unavailable."""

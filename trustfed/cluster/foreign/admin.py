@@ -6,7 +6,8 @@ from datetime import datetime
 from uuid import uuid4
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import AdminParts, Reason, actor, answered, body_of, record
 from trustfed.cluster.foreign import commands
@@ -14,6 +15,7 @@ from trustfed.cluster.foreign.commands import Settings
 from trustfed.cluster.foreign.poller import ForeignPeers, Order
 from trustfed.cluster.foreign.watch import Watch
 from trustfed.errors import Invalid
+from trustfed.runtime.paths import Paths
 
 
 class PeerPut(msgspec.Struct, forbid_unknown_fields=True):
@@ -32,7 +34,7 @@ class Acceptance(msgspec.Struct, forbid_unknown_fields=True):
     keys: str = ""
 
 
-def foreign_paths(app: FastAPI, parts: AdminParts, peers: ForeignPeers, watch: Watch) -> None:
+def foreign_paths(app: Paths, parts: AdminParts, peers: ForeignPeers, watch: Watch) -> None:
     """Add the paths to the admin application."""
 
     def shown(name: str) -> Response:

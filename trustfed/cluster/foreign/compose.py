@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import FastAPI, Request
+from starlette.requests import Request
 
 from ca.keys.port import KeyStore
 from trustfed.cluster.admin_parts import AdminParts
@@ -20,6 +20,7 @@ from trustfed.federation.envelope import Envelope
 from trustfed.journal.fold import Fold
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.metrics import Registry
+from trustfed.runtime.paths import Paths
 
 MAX_BODY = 256 * 1024
 """Bytes of one request at the admin socket: a first bundle, or a CA file."""
@@ -57,7 +58,7 @@ class Foreign:
 
         return saw
 
-    def admin(self, app: FastAPI, parts: AdminParts) -> FastAPI:
+    def admin(self, app: Paths, parts: AdminParts) -> Paths:
         """The admin application with the paths of this room."""
         foreign_paths(app, parts, self._peers, self._watch)
         return app

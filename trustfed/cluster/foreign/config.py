@@ -38,4 +38,4 @@ class ForeignConfig:
                 raise Invalid(
                     f"foreign.allow_addresses: {text[:80]!r} is no network", hint='such as "127.0.0.0/8"'
                 ) from None
-        return Reach(tuple(networks), private=not self.refuse_private)
+        return Reach(tuple(networks), private=not self.refuse_private, option="foreign.allow_addresses")

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
-from uuid import uuid4
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from ca.keys.port import KeyStore
 from ca.lifecycle import Status
 from trustfed.cluster.admin_parts import AdminParts, Reason, actor, answered, body_of, record
 from trustfed.cluster.approvals import CacertsAbandon, CacertsBegin, CacertsConfirmed, missing_external
 from trustfed.cluster.approvals_admin import asked
-from trustfed.cluster.foreign.holdings import Holdings
-from trustfed.cluster.istio_ca import external, legacy
+from trustfed.cluster.istio_ca import external, legacy, legacy_approved
 from trustfed.cluster.istio_ca.state import External
 from trustfed.cluster.state import ClusterState
 from trustfed.errors import Invalid
 from trustfed.federation.envelope import Envelope
+from trustfed.runtime.paths import Paths
 from trustfed.spiffe.x509svid import pem
 
 
@@ -47,17 +47,18 @@ class LegacyAdd(msgspec.Struct, forbid_unknown_fields=True):
     anchors: list[bytes]  # DER, base64
     until: datetime
     reason: str
+    break_glass: bool = False
 
 
 def istio_paths(
-    app: FastAPI,
+    app: Paths,
     parts: AdminParts,
     keys: KeyStore,
     own_envelope: Callable[[], Envelope],
     door: Callable[[], dict[str, object]],
 ) -> None:
     """Add the paths to the admin application."""
-    holdings = Holdings()
+    parts.approvals.add(legacy_approved.command(keys))
 
     def missing(state: ClusterState) -> tuple[str, ...]:
         return missing_external(state, parts)
@@ -108,27 +109,22 @@ def istio_paths(
         said = await body_of(request, Abandon)
         return await asked(parts, request, CacertsAbandon(id_, said.reason), said.reason, said.break_glass, shown)
 
-    @app.get("/legacy")
-    async def listed() -> Response:
+    def believed() -> dict[str, Any]:
         state = parts.fold.state
         found = [msgspec.to_builtins(known) for known in state.istio.legacy.values()]
-        return answered({"legacy": found, "mesh_config": legacy.mesh_config(state)})
+        return {"legacy": found, "mesh_config": legacy.mesh_config(state)}
+
+    @app.get("/legacy")
+    async def listed() -> Response:
+        return answered(believed())
 
     @app.put("/legacy/{name}")
     async def added(name: str, request: Request) -> Response:
         said = await body_of(request, LegacyAdd)
         if said.until.tzinfo is None:
             raise Invalid("until has no time zone", hint="RFC 3339, such as 2027-01-31T12:00:00Z")
-        state, now, grant = parts.fold.state, parts.clock.now(), f"legacy-{uuid4().hex[:16]}"
-        bundle = legacy.bundle_of(state, name, said.anchors, now)
-        data = await legacy.sign(state, bundle, keys)
-        await record(
-            parts,
-            request,
-            lambda s: legacy.add(s, bundle, data, holdings.others(s, name, now), said.until, said.reason, grant, now),
-            said.reason,
-        )
-        return await listed()
+        body = legacy_approved.LegacyAnchors(name, said.anchors, said.until, said.reason)
+        return await asked(parts, request, body, said.reason, said.break_glass, believed)
 
     @app.post("/legacy/{name}/end")
     async def ended(name: str, request: Request) -> Response:

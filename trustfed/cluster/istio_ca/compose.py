@@ -9,8 +9,6 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from fastapi import FastAPI
-
 from ca.lifecycle import AuthorityState, Kind, Status
 from trustfed.cluster import events as cluster_events
 from trustfed.cluster.admin_parts import AdminParts
@@ -28,6 +26,7 @@ from trustfed.errors import TrustfedError
 from trustfed.federation.envelope import Envelope
 from trustfed.journal.events import TypedEvent
 from trustfed.runtime import logs
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.waiting import news_or_time
 from trustfed.spiffe.ids import TrustDomain
 
@@ -59,7 +58,7 @@ class IstioParts:
         if isinstance(event, LegacyAnchorAdded | cluster_events.GrantEnded):
             self._news.set()
 
-    def admin(self, app: FastAPI, parts: AdminParts) -> FastAPI:
+    def admin(self, app: Paths, parts: AdminParts) -> Paths:
         """The admin application with the paths of this room."""
         istio_paths(app, parts, self._parts.keys, self._own_envelope, self.status)
         return app

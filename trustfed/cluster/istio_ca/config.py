@@ -48,7 +48,7 @@ class JwksConfig:
                 networks.append(ipaddress.ip_network(text))
             except ValueError:
                 raise Invalid(f"istio_ca.jwks.allow_addresses: {text[:80]!r} is no network") from None
-        return Reach(tuple(networks))
+        return Reach(tuple(networks), option="istio_ca.jwks.allow_addresses")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import AdminParts, answered, body_of, record
 from trustfed.cluster.mesh import feeds
+from trustfed.runtime.paths import Paths
 
 
 class FeedOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -16,7 +18,7 @@ class FeedOrder(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
-def feed_paths(app: FastAPI, parts: AdminParts, listed: Callable[[], list[dict[str, object]]]) -> None:
+def feed_paths(app: Paths, parts: AdminParts, listed: Callable[[], list[dict[str, object]]]) -> None:
     """Add the paths to the admin application; `listed` says how each allowed feed stands."""
 
     @app.get("/mesh/feeds")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Response
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import AdminParts, answered, page
 from trustfed.cluster.mesh.hearing import Hearing
 from trustfed.federation.mesh import body_of, read_item
+from trustfed.runtime.paths import Paths
 
 
-def heard_paths(app: FastAPI, parts: AdminParts, hearing: Hearing) -> None:
+def heard_paths(app: Paths, parts: AdminParts, hearing: Hearing) -> None:
     """Add the path to the admin application."""
 
     @app.get("/mesh/heard")

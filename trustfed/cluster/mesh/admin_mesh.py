@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import AdminParts, Reason, actor, answered, body_of, page
 from trustfed.cluster.mesh import own
@@ -18,6 +19,7 @@ from trustfed.errors import Invalid, NotFound
 from trustfed.federation.mesh import Import, Item, item_of, read_item
 from trustfed.federation.mesh import body_of as document_of
 from trustfed.journal.events import TypedEvent
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.reach import Reach
 from trustfed.spiffe.ids import shown
 
@@ -42,7 +44,7 @@ class ItemPut(msgspec.Struct, forbid_unknown_fields=True):
     local: LocalPut | None = None
 
 
-def mesh_paths(app: FastAPI, parts: AdminParts, reach: Reach) -> None:
+def mesh_paths(app: Paths, parts: AdminParts, reach: Reach) -> None:
     """Add the paths to the admin application; `reach` says which addresses a gateway may have."""
     door = _Door(parts, reach)
 

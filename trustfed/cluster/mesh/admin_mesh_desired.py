@@ -8,7 +8,8 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import AdminParts, actor, answered, body_of
 from trustfed.cluster.mesh import own
@@ -19,6 +20,7 @@ from trustfed.cluster.mesh.desired.plan import Terms, differences
 from trustfed.cluster.mesh.desired.wanted import read_wanted
 from trustfed.cluster.state import ClusterState
 from trustfed.errors import Conflict
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.reach import Reach
 
 
@@ -38,7 +40,7 @@ class Desired(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def desired_paths(
-    app: FastAPI, parts: AdminParts, reach: Reach, watched: str, status: Callable[[], dict[str, object]]
+    app: Paths, parts: AdminParts, reach: Reach, watched: str, status: Callable[[], dict[str, object]]
 ) -> None:
     """Add the paths; `watched` is the directory that the cluster applies by itself, "" for none."""
     turn = asyncio.Lock()  # one large directory at a time

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import FastAPI, Response
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import answered
 from trustfed.cluster.mesh.explain import Explain
+from trustfed.runtime.paths import Paths
 
 SLICE = 50
 """So many hosts are described before the loop may do something else."""
 
 
-def route_paths(app: FastAPI, explain: Explain) -> None:
+def route_paths(app: Paths, explain: Explain) -> None:
     """Add GET /mesh/routes, /mesh/routes/{service} and /mesh/routes/{service}/patch to the admin application."""
 
     @app.get("/mesh/routes")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import FastAPI
-
 from trustfed.cluster.admin_parts import AdminParts
 from trustfed.cluster.callers import Callers
 from trustfed.cluster.hub_news import HubNews
@@ -31,6 +29,7 @@ from trustfed.cluster.publication import OwnRole
 from trustfed.cluster.uplink import Uplink
 from trustfed.federation.envelope import Envelope
 from trustfed.journal.events import TypedEvent
+from trustfed.runtime.paths import Paths
 
 MAX_BODY = 8 * 1024 * 1024
 """Bytes of one request at the admin socket: a whole directory of desired state."""
@@ -92,7 +91,7 @@ class MeshParts:
         """gRPC services beside the agents', for `Server.add_generic_rpc_handlers`."""
         return [self.feeds.handlers()]
 
-    def admin(self, app: FastAPI, parts: AdminParts) -> FastAPI:
+    def admin(self, app: Paths, parts: AdminParts) -> Paths:
         """The admin application with the paths of this room."""
         heard_paths(app, parts, self.hearing)
         self.istio.admin(app, parts)

@@ -83,4 +83,5 @@ class MeshConfig:
 
     def reach(self) -> Reach:
         """Which addresses a gateway may have, and which may be probed."""
-        return Reach(tuple(ipaddress.ip_network(network) for network in self.allow_networks))
+        networks = tuple(ipaddress.ip_network(network) for network in self.allow_networks)
+        return Reach(allow=networks, option="mesh.allow_networks")

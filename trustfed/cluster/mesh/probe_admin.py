@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from fastapi import FastAPI, Response
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import answered
 from trustfed.cluster.mesh.config import MeshConfig
@@ -16,6 +16,7 @@ from trustfed.cluster.state import ClusterState
 from trustfed.journal.fold import Fold
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.metrics import Registry
+from trustfed.runtime.paths import Paths
 
 
 class Probes:
@@ -45,7 +46,7 @@ class Probes:
         services = self.services.status() if self._services_too else {"asked": 0, "not_asked": 0, "failing": []}
         return {"gateways": self.gateways.status(), "services": services}
 
-    def paths(self, app: FastAPI) -> None:
+    def paths(self, app: Paths) -> None:
         """Add GET /mesh/probes to the admin application."""
 
         @app.get("/mesh/probes")

@@ -12,15 +12,14 @@ import http.client
 import importlib.util
 import json
 import os
-import shutil
 import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trustfed.demo.envoy.resources import SDS_CLUSTER, Resource, Resources, Secrets
+from trustfed.demo.programs import installed
 from trustfed.errors import Unavailable
 from trustfed.runtime.files import write_atomic
 
@@ -36,7 +35,7 @@ def binary() -> str | None:
     for place in (found.submodule_search_locations or ()) if found else ():
         if os.access(program := Path(place) / "_bin" / "envoy", os.X_OK):
             return str(program)
-    return shutil.which("envoy", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+    return installed("envoy")
 
 
 @dataclass

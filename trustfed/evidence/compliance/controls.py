@@ -47,10 +47,33 @@ def judged(report: Report, frameworks: Iterable[str] = FRAMEWORKS) -> list[Cell]
     cells = []
     for control in CONTROLS:
         if control.framework in wanted:
-            found = control.judge(report)
+            found = _held(report, control.judge, control.judge(report))
             cells.append(Cell(control, found.status, found.says, proof))
     return cells
 
+
+def _held(report: Report, asked: Callable[[Report], Judgement], found: Judgement) -> Judgement:
+    """What a source holds in part can show that something fails, and never that it holds."""
+    lacking = [name for name in _READS.get(asked, ()) if name in report.absent]
+    if not lacking or found.status is Status.NOT_SATISFIED:
+        return found
+    return judge.unsettled(f"{' and '.join(lacking)}: only the cluster itself has them all, and its own report says")
+
+
+_READS: dict[Callable[[Report], Judgement], tuple[str, ...]] = {
+    judge.inventory: ("assets",),
+    judge.protocols: ("endpoints",),
+    judge.rotated: ("figures", "rotations"),
+    judge.retired: ("changes",),
+    judge.fields: ("changes",),
+    judge.approved: ("changes",),
+    judge.unaltered: ("proofs",),
+    judge.kept: ("retention",),
+    judge.accesses: ("accesses",),
+    judge.anchors: ("anchors",),
+    judge.available: ("uptimes",),
+}
+"""Which tables each question is answered from, by their names in a report."""
 
 _REPORT, _AUDIT = "trustfed evidence report", "trustfed audit list"
 

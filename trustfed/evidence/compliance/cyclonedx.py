@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID, uuid5
 
-from trustfed.evidence.compliance.data import Asset, Report
-from trustfed.evidence.compliance.tables import moment
+from trustfed.evidence.compliance.data import Asset, Report, moment
 
 _SPACE = UUID("9c1a7a1e-5d2b-5a0d-8d56-0a7e1f1c1b52")
 

@@ -6,9 +6,12 @@ version of its logic, its parameters, how many rows were read, who ran it and wh
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 
 MAX_LISTED = 10_000
+_LAST_MS = 253_402_300_799_000  # 9999-12-31: what datetime can say
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -170,3 +173,45 @@ class Report(msgspec.Struct, frozen=True):
     proofs: tuple[Proof, ...] = ()
     unknown: int = 0
     simulated: bool = False
+    absent: tuple[str, ...] = ()
+    """Tables (by their names here), or "retention", of which this source holds none or a part: nothing is satisfied by them."""
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """One trust domain of a fleet: how the hub heard of it, and whether its cluster answered for this report."""
+
+    trust_domain: str
+    owner: str
+    state: str  # live | stale | away | never
+    heard_ms: int
+    answered: bool
+    why: str = ""  # it did not
+
+    @property
+    def says(self) -> str:
+        """In words; a domain that is away is never left out."""
+        if self.answered:
+            return "its cluster answered"
+        at = moment(self.heard_ms)
+        return f"not heard since {at}" if at and self.state == "away" else f"as told {at}" if at else "never heard"
+
+
+class FleetReport(msgspec.Struct, frozen=True):
+    """A report for each trust domain: figures are never only of all of them together."""
+
+    hub: str
+    from_ms: int
+    to_ms: int
+    as_of_ms: int
+    ran_by: str
+    software: str
+    domains: tuple[Heard, ...]
+    reports: tuple[Report, ...]  # in the same order
+
+
+def moment(at_ms: int) -> str:
+    """Unix ms as RFC 3339 in UTC; "" for never."""
+    if not at_ms:
+        return ""
+    at_ms = min(max(at_ms, 0), _LAST_MS)  # somebody else may have said it
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -11,9 +11,8 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from trustfed.evidence.compliance.controls import FRAMEWORKS, Cell
-from trustfed.evidence.compliance.data import Report
+from trustfed.evidence.compliance.data import Report, moment
 from trustfed.evidence.compliance.judgements import Status
-from trustfed.evidence.compliance.tables import moment
 
 VERSION = "1.2.1"
 _SPACE = UUID("3b1f8a60-5a3d-5c86-9c0b-6f0f6a9d2a41")
@@ -22,11 +21,32 @@ _NAMESPACE = "https://trustfed.example/ns/oscal"
 
 def assessment_results(report: Report, cells: Sequence[Cell]) -> dict[str, Any]:
     """The document, with one result for each framework."""
-    key = hashlib.sha256(repr((report.scope, report.from_ms, report.to_ms, report.as_of_ms)).encode()).hexdigest()
-    frameworks = list(dict.fromkeys(cell.control.framework for cell in cells))
+    return _document(report, _results(report, cells))
+
+
+def fleet_results(heading: Report, of: Sequence[tuple[Report, Sequence[Cell]]]) -> dict[str, Any]:
+    """The document of a fleet, with one result for each trust domain and framework."""
+    return _document(heading, [one for report, cells in of for one in _results(report, cells, named=True)])
+
+
+def _results(report: Report, cells: Sequence[Cell], *, named: bool = False) -> list[dict[str, Any]]:
+    key, results = _key(report), []
+    for name in dict.fromkeys(cell.control.framework for cell in cells):
+        result = _result(key, name, report, [cell for cell in cells if cell.control.framework == name])
+        if named:
+            result["title"] = _line(f"{', '.join(report.scope)}: {result['title']}")
+        results.append(result)
+    return results
+
+
+def _key(report: Report) -> str:
+    return hashlib.sha256(repr((report.scope, report.from_ms, report.to_ms, report.as_of_ms)).encode()).hexdigest()
+
+
+def _document(report: Report, results: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "assessment-results": {
-            "uuid": _uuid(key),
+            "uuid": _uuid(_key(report)),
             "metadata": {
                 "title": f"Certificate rotation of {', '.join(report.scope)}"[:1_000],
                 "last-modified": moment(report.as_of_ms),
@@ -35,9 +55,7 @@ def assessment_results(report: Report, cells: Sequence[Cell]) -> dict[str, Any]:
                 "props": [_prop("definition", report.definition), _prop("ran-by", report.ran_by)],
             },
             "import-ap": {"href": "#", "remarks": "No assessment plan: the evidence is gathered all the time."},
-            "results": [
-                _result(key, name, report, [c for c in cells if c.control.framework == name]) for name in frameworks
-            ],
+            "results": results,
         }
     }
 

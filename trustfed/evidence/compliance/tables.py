@@ -7,12 +7,11 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from trustfed.errors import Invalid
 from trustfed.evidence.compliance.controls import FRAMEWORKS, Cell
-from trustfed.evidence.compliance.data import Figure, Report
+from trustfed.evidence.compliance.data import Figure, Report, moment
 
 _COUNTED = ("due", "on_time", "late", "expired", "unknown", "excused", "superseded", "unused")
 # At the beginning, and where a spreadsheet that separates by semicolons would begin another cell; also in full width.
@@ -153,13 +152,6 @@ def heading(report: Report) -> list[tuple[str, str]]:
     ]
 
 
-def moment(at_ms: int) -> str:
-    """Unix ms as RFC 3339 in UTC; "" for never."""
-    return (
-        datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if at_ms else ""
-    )
-
-
 def share(value: float | None) -> str:
     """A share as a percentage with three places: never rounded up to what it is not."""
     if value is None:
@@ -174,10 +166,10 @@ def interval(one: Figure) -> str:
 
 
 def _table(name: str, title: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> Table:
-    return Table(name, title, columns, tuple(tuple(_inert(str(cell)) for cell in row) for row in rows))
+    return Table(name, title, columns, tuple(tuple(inert(str(cell)) for cell in row) for row in rows))
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
     """Nothing in a name steers a terminal, a page or the direction of writing."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:4_096]
 

@@ -7,6 +7,7 @@ A page with a form is shown to whoever may send it, and to nobody else; the rout
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -68,7 +69,7 @@ class ActionPages:
         """First what it is about; then what it touches, and the form that does it."""
         action = self._allowed(request)
         given = {name: text[:2_048] for name, text in request.query_params.items()}
-        return self._page(request, action, given)
+        return await self._page(request, action, given)
 
     async def done(self, request: Request, form: dict[str, str]) -> Response:
         """Do it, or say on the same page why not."""
@@ -82,7 +83,7 @@ class ActionPages:
             asking = Asking(visit.caller, values, _reason(form), alone)
             done = await action.perform(self._parts, asking)
         except TrustfedError as error:
-            return self._page(request, action, form, error)
+            return await self._page(request, action, form, error)
         self._parts.news.tell("journal")
         return RedirectResponse(done.href, 303)
 
@@ -144,7 +145,7 @@ class ActionPages:
             raise Invalid(f"the glass is broken only by typing {GLASS!r}", hint="or propose it, for another person")
         return True
 
-    def _page(
+    async def _page(
         self, request: Request, action: Action, given: Mapping[str, str], error: TrustfedError | None = None
     ) -> Response:
         visit, blast = visit_of(request), None
@@ -153,6 +154,9 @@ class ActionPages:
         try:
             known = self._values(action, given)
             blast = action.blast(self._parts, known)
+            if action.learn:
+                more = await action.learn(self._parts, known)
+                blast = replace(blast, facts=[*blast.facts, *more.facts], warnings=[*more.warnings, *blast.warnings])
         except TrustfedError as fault:
             asked_for = any(given.get(field.name, "").strip() for field in action.fields[1:]) or error is not None
             missing = missing or (fault if asked_for else None)

@@ -19,6 +19,7 @@ from trustfed.hub.dashboard.logins import Logins
 from trustfed.hub.dashboard.news import News
 from trustfed.hub.dashboard.oidc import Oidc
 from trustfed.hub.dashboard.oidc_config import OidcConfig
+from trustfed.hub.dashboard.oidc_key import open_key
 from trustfed.hub.dashboard.oidc_provider import Provider
 from trustfed.hub.dashboard.parts import DashboardParts
 from trustfed.hub.dashboard.sessions import Sessions
@@ -31,6 +32,8 @@ from trustfed.journal.events import TypedEvent
 from trustfed.runtime.clock import Clock
 
 _APPROVALS = tuple(APPROVALS.values())
+AFTER_START = 10.0
+"""Seconds after which the pages' templates are compiled that nobody asked for yet."""
 
 
 class HubDashboard:
@@ -57,19 +60,27 @@ class HubDashboard:
         randomness: Callable[[int], bytes],
     ) -> HubDashboard:
         """`address` is where browsers find it; `hosts` as of `hosts_of`. Raises Invalid, Unavailable (its file)."""
+        key, anew = b"", False
+        if oidc is not None:
+            key, anew = await asyncio.to_thread(open_key, directory / "oidc.key", randomness)
         sessions = await asyncio.to_thread(Sessions.open, directory / "sessions.db", clock, randomness)
         logins, news = Logins(hub.operations, sessions, randomness, address), News(fleet)
         sessions.on_end(news.wake)
-        # Whoever a provider let in has nobody who answers for them any more, or a role that no group of theirs gives now.
-        given = oidc.roles.values() if oidc else ()
-        await sessions.end([one for one in sessions.alive() if one.how == "oidc" and one.role not in given])
         hub.operations.approvals.add(two_people.command())
         provider = None
         if oidc is not None:
-            redirect = f"{address}{PREFIX}/oidc/callback"
-            provider = Oidc(
-                oidc, Provider(oidc, clock), clock, randomness, redirect, lambda: hub.operations.state.instance
-            )
+            provider = Oidc(oidc, Provider(oidc, clock), clock, randomness, f"{address}{PREFIX}/oidc/callback", key)
+        # Whoever a provider let in has nobody who answers for them any more, a role that no group of theirs gives now, or
+        # counts as somebody else now.
+        given = oidc.roles.values() if oidc else ()
+        await sessions.end(
+            [
+                one
+                for one in sessions.alive()
+                if one.how == "oidc"
+                and (anew or one.role not in given or provider is None or one.person != provider.person(one.actor))
+            ]
+        )
         return cls(
             DashboardParts(
                 hub=hub,
@@ -100,8 +111,18 @@ class HubDashboard:
         public.mount(PREFIX, self.app)
 
     async def run(self) -> None:
-        """Tell open pages what changes in the fleet."""
-        await self.parts.news.run()
+        """Tell open pages what changes in the fleet; and, once the start is over, have every page ready for its first reader."""
+        preparing = asyncio.create_task(self._prepare())
+        try:
+            await self.parts.news.run()
+        finally:
+            preparing.cancel()
+
+    async def _prepare(self) -> None:
+        # Half a second of a core in all: not while doors open and clusters come back, and with pauses for others.
+        await asyncio.sleep(AFTER_START)
+        for _ in self.app.state.frame.ahead():
+            await asyncio.sleep(0.05)
 
     def on_event(self, event: TypedEvent) -> None:
         """One event of the hub's journal, after it was folded."""

@@ -12,13 +12,14 @@ no script, no style, no handler; the Content-Security-Policy would not run it (t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import jinja2
+from jinja2.bccache import Bucket
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -85,6 +86,25 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     return HTMLResponse(frame.html(request, template, context), status)
 
 
+class _Compiled(jinja2.BytecodeCache):
+    """Templates that this process has compiled once: each further Frame loads them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """Give what is held."""
+        if bucket.key in self._held:
+            bucket.bytecode_from_string(self._held[bucket.key])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Hold it."""
+        self._held[bucket.key] = bucket.bytecode_to_string()
+
+
+_COMPILED = _Compiled()
+
+
 class Frame:
     """The templates, and what all of them know."""
 
@@ -97,6 +117,7 @@ class Frame:
             trim_blocks=True,
             lstrip_blocks=True,
             auto_reload=False,
+            bytecode_cache=_COMPILED,
         )
         self._environment.filters.update(
             name=names.name,
@@ -114,6 +135,12 @@ class Frame:
         self._environment.globals.update(static=static.url, dashboard=PREFIX)
         # Macros of all pages, as `ui.badge(...)`: they are given what they need, and see no page's context.
         self._environment.globals["ui"] = self._environment.get_template("ui.html.jinja").module
+
+    def ahead(self) -> Iterator[None]:
+        """Compile the templates one by one, 20 ms each, so that no page's first reader waits for it."""
+        for name in self._environment.list_templates():
+            yield None
+            self._environment.get_template(name)
 
     def html(self, request: Request, template: str, context: dict[str, Any]) -> str:
         """The text of a page."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from trustfed.errors import Unavailable
 from trustfed.hub.dashboard import login_links
 from trustfed.hub.dashboard.door_pace import DoorPace
 from trustfed.hub.dashboard.frame import PREFIX, render, visit_of
-from trustfed.hub.dashboard.guard import COOKIE, login_context, own_path, set_cookie
+from trustfed.hub.dashboard.guard import COOKIE, error_page, login_context, own_path, set_cookie
 from trustfed.hub.dashboard.parts import DashboardParts
 
 MAX_TOKEN = 256
@@ -41,15 +42,19 @@ class LoginPages:
         secret = await self._parts.logins.by_link(form.get("token", "")[:MAX_TOKEN])
         old = self._parts.sessions.of(request.cookies.get(COOKIE))
         if old is not None:
-            await self._parts.logins.end(old.caller, old, "logged in anew")
+            await self._parts.logins.replaced(old)
         response = RedirectResponse(f"{PREFIX}/", 303)
         set_cookie(response, COOKIE, secret)
         return response
 
     async def logout(self, request: Request, form: dict[str, str]) -> Response:
-        """End this session."""
+        """End this session; the browser forgets it, too, when that cannot be written."""
         visit = visit_of(request)
-        await self._parts.logins.end(visit.caller, visit.session, "logout")
-        response = RedirectResponse(f"{PREFIX}/login", 303)
+        response: Response = RedirectResponse(f"{PREFIX}/login", 303)
+        try:
+            await self._parts.logins.end(visit.caller, visit.session, "logout")
+        except Unavailable as error:
+            request.state.visit = None  # the page is one of somebody who is logged out
+            response = error_page(request, error)
         response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
         return response

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import urlencode
 
-from trustfed.errors import Denied, NotFound, TrustfedError
-from trustfed.hub.access import Caller, revoked
+from trustfed.errors import Denied, NotFound, TrustfedError, Unavailable
+from trustfed.hub.access import Caller, ended
 from trustfed.hub.dashboard import login_links
 from trustfed.hub.dashboard.events import LoginEnded, LoginOpened
 from trustfed.hub.dashboard.sessions import Session, Sessions, id_of
@@ -27,7 +27,7 @@ class Logins:
     ) -> None:
         self._operations, self._sessions, self._randomness = operations, sessions, randomness
         self.address = address
-        sessions.hold_to(lambda session: not revoked(operations.state, session.actor))
+        sessions.hold_to(lambda session: not ended(operations.state, session.actor, operations.now()))
 
     async def link(self, caller: Caller, name: str, role: str, life: timedelta) -> tuple[str, int]:
         """(the URL, when it ends in Unix ms) of a new login link; the secret in it is returned once and kept nowhere."""
@@ -46,8 +46,11 @@ class Logins:
         """The cookie's value of the session that a link is for. Denied when it opens nothing (any more)."""
         now = self._operations.now()
         found = login_links.held(self._operations.state.dashboard, text, now)
-        if revoked(self._operations.state, found.actor):
-            raise Denied("the token that made this login link was revoked", hint="`trustfed hub login` makes a new one")
+        if ended(self._operations.state, found.actor, now):
+            raise Denied(
+                "the token that made this login link was revoked, or has expired",
+                hint="`trustfed hub login` makes a new one",
+            )
         caller, secret = Caller(found.actor, found.role, found.person), self._sessions.fresh()
         await self._operations.record(
             caller, lambda state: login_links.spend(state.dashboard, text, id_of(secret), now), "trustfed hub login"
@@ -62,10 +65,30 @@ class Logins:
         return await self._begin(secret, caller, "oidc")
 
     async def end(self, caller: Caller, session: Session, why: str) -> None:
-        """End a session, and say so in the journal; it is over also when that fails."""
-        await self._sessions.end([session])
-        ended = LoginEnded(session.id, why)
-        await self._operations.record(caller, lambda _: [ended], why)
+        """End a session, and say so in the journal; it is over at once. Raises Unavailable for what could not be written."""
+        unwritten, hint = [], ""
+        try:
+            await self._sessions.end([session])
+        except Unavailable as error:
+            unwritten.append("the list of logins, so a restart would open it again")
+            hint = error.hint
+        try:
+            await self._operations.record(caller, lambda _: [LoginEnded(session.id, why)], why)
+        except Unavailable as error:
+            unwritten.append("the journal")
+            hint = hint or error.hint
+        if unwritten:
+            raise Unavailable(
+                f"the login {session.id} has ended, but that could not be written to {', nor to '.join(unwritten)}",
+                hint=hint or "look after the hub's disk",
+            )
+
+    async def replaced(self, session: Session) -> None:
+        """End the session that a browser brought to a new login; the new one stands whatever of that fails."""
+        try:
+            await self.end(session.caller, session, "logged in anew")
+        except Unavailable as error:
+            _log.warning("the end of a session was not written", session=session.id, error=error.message)
 
     def session(self, session_id: str) -> Session:
         """The open session with this id. Raises NotFound."""
@@ -75,7 +98,13 @@ class Logins:
         raise NotFound(f"no open session has the id {shown(session_id)}", hint="trustfed hub logins")
 
     async def _begin(self, secret: str, caller: Caller, how: str) -> str:
-        session, ended = await self._sessions.begin(secret, caller, how)
+        try:
+            session, ended = await self._sessions.begin(secret, caller, how)
+        except Unavailable as error:
+            raise Unavailable(
+                f"the login could not be kept: {error.message}",
+                hint="log in anew when the hub's disk is well; a link that was opened is spent",
+            ) from error
         _log.info("session began", actor=session.actor, role=session.role, how=how, session=session.id)
         for one in ended:
             why = "another role" if one.role != session.role else "more sessions than one may have"

@@ -5,7 +5,9 @@
 2. `finish` takes them away at once, whatever follows: a callback works once; `state` must be that of the cookie
 3. an answer that names an issuer (RFC 9207) must name ours
 4. the code is redeemed with the verifier, and the ID token verified (trustfed.hub.dashboard.oidc_token)
-5. who it is for the journal: "oidc:" and a hash over the issuer and `sub`, keyed by this hub: no name, no address
+5. who it is for the journal: "oidc:" and a hash over the issuer and `sub`, under a key that only this hub's folder has. So
+   the journal holds no name, and whoever reads it cannot try out whose a hash is
+6. which person that is: the uid that the configuration binds the subject to, or else the account itself
 """
 
 from __future__ import annotations
@@ -49,11 +51,12 @@ class Oidc:
         clock: Clock,
         randomness: Callable[[int], bytes],
         redirect_uri: str,
-        salt: Callable[[], str],
+        key: bytes,
     ) -> None:
-        """`salt` is what this hub alone has: its instance."""
+        """`key` is a secret of this hub (trustfed.hub.dashboard.oidc_key)."""
         self._config, self._provider, self._clock, self._randomness = config, provider, clock, randomness
-        self._redirect_uri, self._salt = redirect_uri, salt
+        self._redirect_uri, self._key = redirect_uri, key
+        self._bound = {self._actor(subject): f"uid:{uid}" for subject, uid in config.uids.items()}
         self._begun: dict[str, _Begun] = {}
 
     @property
@@ -97,7 +100,12 @@ class Oidc:
         token = await self._provider.redeem(code, begun.verifier, self._redirect_uri)  # 4
         claims = await self._verified(token, begun.nonce)
         role = role_of(claims, self._config.roles_claim, self._config.roles)
-        return self._caller(claims["sub"], role), begun.following
+        actor = self._actor(claims["sub"])  # 5
+        return Caller(actor, role, self.person(actor)), begun.following
+
+    def person(self, actor: str) -> str:
+        """Whom an account counts as where two people are needed."""
+        return self._bound.get(actor, actor)  # 6
 
     async def _verified(self, token: object, nonce: str) -> dict[str, str]:
         config, now = self._config, self._clock.now()
@@ -107,10 +115,9 @@ class Oidc:
         except UnknownKey:
             return claims_of(token, await self._provider.keys(newer=True), **expected)  # type: ignore[arg-type]
 
-    def _caller(self, sub: str, role: str) -> Caller:
-        digest = hmac.digest(self._salt().encode(), f"{self._config.issuer}\n{sub}".encode(), "sha256")  # 5
-        actor = f"oidc:{digest.hex()[:24]}"
-        return Caller(actor, role, actor)
+    def _actor(self, sub: str) -> str:
+        named = hmac.digest(self._key, f"{self._config.issuer}\n{sub}".encode(), "sha256")
+        return f"oidc:{named.hex()[:24]}"
 
     def _text(self, size: int) -> str:
         return _base64(self._randomness(size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,7 +38,7 @@ class OidcConfig:
     """An OpenID provider whose word lets people in (OpenID Connect Core 1.0), and which of their groups gives which role.
 
     Without `client_secret_file` the hub is a public client: PKCE alone binds the code to it. `roles_claim` may lead into
-    objects: "realm_access.roles".
+    objects: "realm_access.roles". `uids` says whose account of this machine a subject (`sub`) is: both are one person then.
     """
 
     issuer: str
@@ -51,13 +51,12 @@ class OidcConfig:
     ca_file: Path | None = None
     # Networks where the provider may be although they lead nowhere from elsewhere: loopback, link-local and such.
     allow_networks: tuple[str, ...] = ()
+    uids: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         Target.parse(self.issuer)
-        if "?" in self.issuer or self.issuer.endswith("/"):
-            raise Invalid(
-                f"[oidc] issuer {shown(self.issuer)} has a query or ends with /", hint="as the provider writes it"
-            )
+        if "?" in self.issuer:
+            raise Invalid(f"[oidc] issuer {shown(self.issuer)} has a query", hint="as the provider writes it")
         if not 1 <= len(self.client_id) <= 256 or not self.client_id.isprintable() or not self.client_id.isascii():
             raise Invalid("[oidc] client_id is not 1 to 256 printable characters")
         for group, role in self.roles.items():
@@ -75,6 +74,18 @@ class OidcConfig:
             except ValueError:
                 raise Invalid(f"[oidc] allow_networks has {network!r}", hint="a network as 10.0.0.0/8") from None
 
+        for subject, uid in self.uids.items():
+            if not 1 <= len(subject) <= 255 or not 0 <= uid < 2**32 - 1:
+                raise Invalid(
+                    f"[oidc] uids binds {shown(subject)} to {uid}", hint='a subject and a uid: "248289761001" = 1001'
+                )
+
+    @property
+    def discovery(self) -> str:
+        """Where the provider's configuration is: a "/" that ends the issuer is left out (Discovery 1.0 §4.1)."""
+        return f"{self.issuer.removesuffix('/')}/.well-known/openid-configuration"
+
     def reach(self) -> Reach:
         """Which addresses the provider may have."""
-        return Reach(allow=tuple(ipaddress.ip_network(network) for network in self.allow_networks))
+        networks = tuple(ipaddress.ip_network(network) for network in self.allow_networks)
+        return Reach(allow=networks, option="oidc.allow_networks")

@@ -48,7 +48,7 @@ class OidcPages:
         secret = await self._parts.logins.by_provider(caller)
         old = self._parts.sessions.of(request.cookies.get(COOKIE))
         if old is not None:
-            await self._parts.logins.end(old.caller, old, "logged in anew")
+            await self._parts.logins.replaced(old)
         response = RedirectResponse(following, 303)
         set_cookie(response, COOKIE, secret)
         response.delete_cookie(LOGIN_COOKIE, path="/", secure=True, httponly=True, samesite="lax")

@@ -61,7 +61,7 @@ class Provider:
         async with self._turn:
             held, now = self._endpoints, self._clock.monotonic()
             if held is None or now - held[1] >= KEEP_SECONDS:
-                document = await self._get(f"{self._config.issuer}/.well-known/openid-configuration")
+                document = await self._get(self._config.discovery)
                 self._endpoints = held = (_endpoints(document, self._config.issuer), now)
             return held[0]
 

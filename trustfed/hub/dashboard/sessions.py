@@ -11,6 +11,8 @@
     another role, and when the token whose link opened it is revoked; an actor has at most MAX_OF_ONE, the oldest ends for a
     new one
  4. they survive a restart in a file of their own. Losing it logs everybody out, and nothing else
+ 5. what has ended is over at once, also when the file cannot be written; it is taken out of it with the next write that can.
+    Only a restart before that would bring it back
 
 Trust sentence: who may read the file learns who is logged in, not how to be; who may write it can log in as anybody, as
 with every file in the data directory.
@@ -86,6 +88,8 @@ class Sessions:
     def __init__(self, database: Database, clock: Clock, randomness: Callable[[int], bytes]) -> None:
         self._database, self._clock, self._randomness = database, clock, randomness
         self._held: dict[str, Session] = {}
+        self._leaving: set[str] = set()
+        """Digests of those that ended and may still be in the file."""
         self._ended: list[Callable[[], None]] = []
         self._stands: Callable[[Session], bool] = lambda _: True
 
@@ -118,18 +122,17 @@ class Sessions:
         )
         row = (session.digest, session.actor, session.role, session.person, how, now, now)
 
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            connection.execute("DELETE FROM sessions WHERE began_ms < ?", (now - LIFE_MS,))
-
-        await self._database.write(work, lambda _: None, 512)
+        await self._write("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         # Counted after the wait: of logins that come at once each sees those before it.
         mine = sorted((one for one in self.alive() if one.actor == caller.actor), key=lambda one: one.used_ms)
         ended = [one for one in mine if one.role != caller.role]  # 3
         same = [one for one in mine if one.role == caller.role]
         ended += same[: max(0, len(same) - MAX_OF_ONE + 1)]
         self._held[session.digest] = session
-        await self.end(ended)
+        try:
+            await self.end(ended)
+        except Unavailable as error:  # 5: the new one is whole
+            _log.warning("sessions that ended are still in the file", error=error.message)
         return session, ended
 
     def of(self, secret: str | None) -> Session | None:
@@ -160,32 +163,38 @@ class Sessions:
         if now - session.noted_ms < _NOTE_MS:
             return
         session.noted_ms = now
-        statement = "UPDATE sessions SET used_ms = ? WHERE digest = ?"
         try:
-            await self._database.write(lambda db: db.execute(statement, (now, session.digest)), lambda _: None, 128)
+            await self._write("UPDATE sessions SET used_ms = ? WHERE digest = ?", (now, session.digest))
         except Unavailable as error:  # a disk that is full must not keep anybody from looking why
             _log.warning("the use of a session could not be noted", error=error.message)
 
     async def end(self, sessions: Sequence[Session]) -> None:
-        """End these sessions, durable on return: in memory even if the disk fails."""
+        """End these sessions, durable on return: in memory even if it raises Unavailable, for the disk."""
         if not sessions:
             return
-        digests = [(one.digest,) for one in sessions]
         for one in sessions:
             self._held.pop(one.digest, None)
+            self._leaving.add(one.digest)
         for told in self._ended:
             told()
-        now = to_ms(self._clock.now())
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.executemany("DELETE FROM sessions WHERE digest = ?", digests)
-            connection.execute("DELETE FROM sessions WHERE began_ms < ?", (now - LIFE_MS,))
-
-        await self._database.write(work, lambda _: None, 128 * len(digests))
+        await self._write()
 
     async def close(self) -> None:
         """Close the file."""
         await self._database.close()
+
+    async def _write(self, statement: str = "", values: tuple[object, ...] = ()) -> None:
+        """Run one statement, and take out of the file what has ended (5). Raises Unavailable."""
+        leaving, began_ms = [(digest,) for digest in self._leaving], to_ms(self._clock.now()) - LIFE_MS
+
+        def work(connection: sqlite3.Connection) -> None:
+            if statement:
+                connection.execute(statement, values)
+            connection.executemany("DELETE FROM sessions WHERE digest = ?", leaving)
+            connection.execute("DELETE FROM sessions WHERE began_ms < ?", (began_ms,))
+
+        await self._database.write(work, lambda _: None, 512 + 128 * len(leaving))
+        self._leaving -= {digest for (digest,) in leaving}
 
     def _load(self) -> None:
         """What was open when the hub stopped; a row that no hub of ours wrote is skipped."""

@@ -1,5 +1,6 @@
 """What the hub itself raises alarms on, looked at every fifteen seconds: burning error budgets, silence, lives that end,
-bundles that are old, serials that nobody issued. Log keys and logs are the witness's; a cluster says its own in its standing.
+bundles that are old, serials that nobody issued, roll-overs that are stuck. Log keys and logs are the witness's; a cluster says
+its own in its standing.
 
 An alarm is one (domain, code, subject) as long as it stands; `told` gets those that began and those that are over.
 """
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Protocol
 
+from trustfed.evidence import rollovers
 from trustfed.evidence.model import FEW
 from trustfed.evidence.standing import Alarm
 from trustfed.hub.evidence.burn import MINUTES, burning, shares
@@ -28,7 +30,7 @@ RECENT_MS = 24 * 60 * 60 * 1000
 MAX_PER_DOMAIN = 20
 """Alarms of one kind and domain. A cluster that raises one over all of a kind itself is not repeated."""
 MAX_SERIES = 20_000
-CODES = ("burn_fast", "burn_slow", "burn_ticket", "silent", "life_ends", "bundle_old", "unknown_serial")
+CODES = ("burn_fast", "burn_slow", "burn_ticket", "silent", "life_ends", "bundle_old", "unknown_serial", rollovers.CODE)
 _log = logs.get("hub.evidence.alerts")
 
 
@@ -108,20 +110,23 @@ class Alerts:
             return
         said = {one.code for one in standing.alarms}
         endings = [one for one in standing.endings if one.left < LEFT and one.not_after_ms > now]
-        for ending in endings[:MAX_PER_DOMAIN] if "ending" not in said else ():
+        for ending in endings[:MAX_PER_DOMAIN] if "life_ends" not in said else ():
             says = f"{ending.spiffe_id} has {ending.left:.0%} of its life left, and no successor in use"
             yield Alarm(
                 "life_ends", "page", f"{ending.instance} {ending.serial}", says, now, f"it is at {ending.level}"
             )
         for held in standing.held:
-            if held.hint_ms and held.age_ms > 3 * held.hint_ms:
+            told = "bundle_old" in said and held.consumer == domain
+            if held.hint_ms and held.age_ms > 3 * held.hint_ms and not told:
                 subject = f"{held.trust_domain} at {held.consumer}"
                 says = f"the bundle of {held.trust_domain} was last confirmed {held.age_ms // 1000} s ago"
                 yield Alarm("bundle_old", "page", subject, says, now, f"its hint says every {held.hint_ms // 1000} s")
         unknown = [one for one in standing.unknown if one.kind == "handshake" and now - one.last_ms < RECENT_MS]
-        for one in unknown[:MAX_PER_DOMAIN] if "unknown-serial" not in said else ():
+        for one in unknown[:MAX_PER_DOMAIN] if "unknown_serial" not in said else ():
             says = f"a handshake at {one.where} showed serial {one.serial}, which was never issued"
             yield Alarm("unknown_serial", "page", one.serial, says, one.first_ms, one.spiffe_id)
+        if rollovers.CODE not in said:  # its cluster is older, or away: the moment comes nearer all the same
+            yield from rollovers.stuck(standing.authorities, now)[:MAX_PER_DOMAIN]
 
     def _burning(self, domain: str) -> Iterator[Alarm]:
         now, shown = bucket_of(self._fleet.now_ms), self._shown.setdefault(domain, set())
@@ -153,5 +158,4 @@ class Alerts:
     def _simulated(self, domain: str) -> bool:
         if domain not in self._fleet.names:
             return False
-        held = self._fleet.held(domain)
-        return held.simulated or bool(held.standing and held.standing.simulated)
+        return self._fleet.held(domain).simulated

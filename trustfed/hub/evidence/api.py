@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from trustfed.errors import NotFound, Unavailable
+from trustfed.evidence.figures import Window
 from trustfed.hub import presentation as show
 from trustfed.hub.api import Admin, Auditor, Parts, Viewer
 from trustfed.hub.domains import check_reason
@@ -58,6 +59,7 @@ def routes(parts: Parts) -> APIRouter:
 
     _fleet_routes(router, evidence)
     _cluster_routes(router, evidence)
+    _report_routes(router, parts, evidence)
     _log_routes(router, parts, evidence)
     return router
 
@@ -136,6 +138,21 @@ def _cluster_routes(router: APIRouter, evidence: Evidence) -> None:
     async def orders(caller: Auditor, domain: str) -> Json:
         """The orders to one trust domain, newest first, and what became of them."""
         return {"orders": [_order(one) for one in evidence().orders.listed(domain)]}
+
+
+def _report_routes(router: APIRouter, parts: Parts, evidence: Evidence) -> None:
+    @router.get("/report")
+    async def report(
+        caller: Auditor,
+        from_ms: Annotated[int, Query(alias="from", ge=0, le=2**53)],
+        to_ms: Annotated[int, Query(alias="to", ge=0, le=2**53)],
+        domain: Annotated[str, Query(max_length=26_300)] = "",
+    ) -> Json:
+        """A report of each trust domain (or of these, joined by commas): its cluster's, or else what is held here."""
+        reporting = evidence().reporting(parts.journal, parts.addresses)
+        names = [name.strip() for name in domain.split(",") if name.strip()]
+        found: Json = _json(await reporting.report(Window(from_ms, to_ms), caller.actor, names))
+        return found
 
 
 def _log_routes(router: APIRouter, parts: Parts, evidence: Evidence) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from ca.keys.port import KeyStore
 from trustfed.errors import TrustfedError
 from trustfed.hub.calls import Calls
 from trustfed.hub.dashboard.events import OwnerChanged
-from trustfed.hub.events import DomainEnrolled, DomainRemoved
+from trustfed.hub.events import DomainEnrolled, DomainRemoved, EnvelopeAccepted
 from trustfed.hub.evidence.alerts import Alerts
 from trustfed.hub.evidence.config import AlertsConfig, EvidenceConfig
 from trustfed.hub.evidence.fleet import Fleet
@@ -27,16 +27,18 @@ from trustfed.hub.evidence.orders import Orders
 from trustfed.hub.evidence.own import OwnEvidence
 from trustfed.hub.evidence.own_log import MerkleLog, OwnLog
 from trustfed.hub.evidence.questions import Questions
+from trustfed.hub.evidence.reporting import FleetReporting
 from trustfed.hub.evidence.service import FleetService
 from trustfed.hub.evidence.session import Sessions
 from trustfed.hub.evidence.store import FleetStore
 from trustfed.hub.evidence.webhook import Webhook, read_secret
 from trustfed.hub.evidence.witness import HubWitness
+from trustfed.hub.records import Domain
 from trustfed.hub.state import HubState
 from trustfed.journal.events import TypedEvent
 from trustfed.journal.fold import Fold
 from trustfed.journal.merkle.witness_files import WitnessFiles
-from trustfed.journal.ports import Ledger
+from trustfed.journal.ports import Journal, Ledger
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.files import private_directory
@@ -101,6 +103,7 @@ class HubEvidenceParts:
             randomness=randomness,
         )
         files = WitnessFiles(directory / "witnessed")
+        self._files, self._custodian = files, custodian
         self.witness = HubWitness(fold, self.own_log, files, self.sessions, self.fleet, clock, randomness)
         self.own = OwnEvidence(fold, logs_of.ledger, self.fleet, self.own_log, clock, custodian)
         self._mirror = RootMirror(fold, ledger, clock, custodian)
@@ -121,9 +124,9 @@ class HubEvidenceParts:
         for domain in self._keeper.load(await asyncio.to_thread(self._store.load), enrolled):
             self._gone.put_nowait(domain)
         for name in enrolled:
-            self.fleet.know(name, owner=domains[name].owner)
+            self._know(domains[name])
         await self.own_log.start()
-        await self.own.start(self._directory)
+        self.own.start(self._directory)
         self.questions.local[self.own.domain] = self.own.answer
         self._webhook = await self._open_webhook()
         silence: timedelta = self._alerts_config.silence
@@ -164,9 +167,11 @@ class HubEvidenceParts:
         """One event of the hub's journal, after it was folded."""
         match event:
             case DomainEnrolled():
-                self.fleet.know(event.name, owner=state.domains[event.name].owner)
+                self._know(state.domains[event.name])
+            case EnvelopeAccepted():
+                self.fleet.published(event.domain, event.epoch, event.sequence)
             case OwnerChanged() if state.domains[event.domain].status == "enrolled":
-                self.fleet.know(event.domain, owner=event.owner)
+                self._know(state.domains[event.domain])
             case DomainRemoved():
                 self.fleet.forget(event.name)
                 self.witness.forget(event.name)
@@ -174,6 +179,13 @@ class HubEvidenceParts:
                     self._service.removed(event.name)
                 self._gone.put_nowait(event.name)
         self.orders.on_event(event)
+
+    def reporting(self, journal: Journal, addresses: Mapping[str, str]) -> FleetReporting:
+        """Reports of the whole fleet; `addresses` are the hub's doors."""
+        fold, files, custodian = self._fold, self._files, self._custodian
+        return FleetReporting(
+            lambda: fold.state, self.fleet, self.questions, self.own_log, files, journal, addresses, custodian
+        )
 
     async def days(self, domain: str, class_: str) -> list[tuple[int, list[int]]]:
         """The counts of days that are older than 35: (Unix ms, counts)."""
@@ -204,6 +216,11 @@ class HubEvidenceParts:
         await webhook.start()
         return webhook
 
+    def _know(self, record: Domain) -> None:
+        self.fleet.know(record.name, owner=record.owner, simulated=record.simulated)
+        if record.envelope:
+            self.fleet.published(record.name, record.epoch, record.sequence)
+
     async def _forget(self) -> None:
         """Keep nothing of domains that were removed; one that has enrolled again meanwhile begins anew all the same."""
         while True:
@@ -218,7 +235,7 @@ class HubEvidenceParts:
                 await self.witness.begin_anew(domain)
                 record = self._fold.state.domains.get(domain)
                 if record is not None and record.status == "enrolled":
-                    self.fleet.know(domain, owner=record.owner)
+                    self._know(record)
             except TrustfedError as error:
                 _log.error("what is kept of a removed domain is not forgotten yet", domain=domain, error=error.message)
                 self._gone.put_nowait(domain)

@@ -50,4 +50,5 @@ class AlertsConfig:
 
     def reach(self) -> Reach:
         """Which addresses the webhook may have."""
-        return Reach(allow=tuple(ipaddress.ip_network(network) for network in self.allow_networks))
+        networks = tuple(ipaddress.ip_network(network) for network in self.allow_networks)
+        return Reach(allow=networks, option="alerts.allow_networks")

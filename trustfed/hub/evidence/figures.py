@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from trustfed.errors import Invalid
 from trustfed.evidence.intervals import clopper_pearson
 from trustfed.evidence.model import BUCKET_MS, COUNTS, FEW, Class
 from trustfed.hub.evidence.views import Counts, Figure
+from trustfed.spiffe.ids import shown
 
 LEVELS = ("issued", "delivered", "loaded", "confirmed")
 OBJECTIVE = 0.999
@@ -84,3 +86,10 @@ def figure_of(
 
 CLASSES = tuple(str(one) for one in Class)
 interval = lru_cache(maxsize=8_192)(clopper_pearson)
+
+
+def class_named(name: str) -> str:
+    """The class of this name. Raises Invalid."""
+    if name not in CLASSES:
+        raise Invalid(f"there is no class {shown(name)}", hint="one of " + ", ".join(CLASSES))
+    return name

@@ -28,7 +28,7 @@ from trustfed.evidence.standing import (
 from trustfed.hub.evidence import pictures, rows
 from trustfed.hub.evidence.changes import Subscriber
 from trustfed.hub.evidence.failures import Failures
-from trustfed.hub.evidence.figures import CLASSES, JUDGED, counts_of, figure_of
+from trustfed.hub.evidence.figures import CLASSES, JUDGED, class_named, counts_of, figure_of
 from trustfed.hub.evidence.series import N, Series, bucket_of
 from trustfed.hub.evidence.views import (
     Age,
@@ -62,8 +62,8 @@ MAX_FIGURE_MS = 35 * 86_400_000
 class Held:
     """What is held of one trust domain."""
 
-    def __init__(self, owner: str, simulated: bool) -> None:
-        self.owner, self.simulated = owner, simulated
+    def __init__(self, owner: str) -> None:
+        self.owner, self.simulated = owner, False
         self.connected, self.heard_ms, self.known_ms = False, 0, 0
         self.standing: Standing | None = None
         self.series: dict[str, Series] = {}
@@ -84,21 +84,30 @@ class Fleet:
         self._figures: dict[tuple[str, str], Figure] = {}
         self._bucket = 0
         self._cache: dict[tuple[str, str], Any] = {}
+        self._published: dict[str, tuple[int, int]] = {}
         self.version = 0
 
     # -- what is told
 
-    def know(self, domain: str, *, owner: str = "", simulated: bool = False) -> None:
-        """A trust domain takes part, also when it has said nothing yet."""
+    def know(self, domain: str, *, owner: str = "", simulated: bool | None = None) -> None:
+        """A trust domain takes part, also when it has said nothing yet; whether it is simulated its invitation said."""
         held = self._domains.get(domain)
         if held is None:
-            held = self._domains[domain] = Held(owner, simulated)
+            held = self._domains[domain] = Held(owner)
             held.known_ms = self.now_ms
-        held.owner, held.simulated = owner or held.owner, simulated or held.simulated
+        held.owner = owner or held.owner
+        held.simulated = held.simulated if simulated is None else simulated
         self._changed(domain, "domains")
+
+    def published(self, domain: str, epoch: int, sequence: int) -> None:
+        """The hub has taken this bundle of a trust domain: what its consumers are held against."""
+        if self._published.get(domain) != (epoch, sequence):
+            self._published[domain] = (epoch, sequence)
+            self._changed(domain, "journal")
 
     def forget(self, domain: str) -> None:
         """A trust domain was removed: nothing of it is shown any more."""
+        self._published.pop(domain, None)
         if self._domains.pop(domain, None) is not None:
             self._drop_figures(domain)
             self._changed(domain, "domains")
@@ -180,6 +189,11 @@ class Fleet:
         """The trust domains, by name."""
         return sorted(name for name in self._domains if name)
 
+    @property
+    def simulated(self) -> frozenset[str]:
+        """Those that were invited as simulated."""
+        return frozenset(name for name, held in self._domains.items() if held.simulated)
+
     def held(self, domain: str) -> Held:
         """What is held of one domain, for the store and the alerts. NotFound."""
         held = self._domains.get(domain)
@@ -198,38 +212,30 @@ class Fleet:
         as_of = max(held.standing.as_of_ms if held.standing else 0, held.heard_ms)
         if not as_of:
             return Age("live" if held.connected else "never", 0, None)
-        late = now - as_of > STALE_MS
-        state = "away" if not held.connected else "stale" if late else "live"
+        state = "away" if not held.connected else "stale" if now - as_of > STALE_MS else "live"
         return Age(state, as_of, max(now - as_of, 0))
 
     def domain(self, name: str) -> DomainRow:
         """One domain in one line. NotFound."""
-        self.held(name)
         self._turn()
-        return rows.row_of(name, self.held(name), self.age(name), *self._summary(name))
+        return self._row(name, self.held(name), self.now_ms)
 
     def domains(self) -> list[DomainRow]:
         """All domains, worst first."""
-        return sorted((self.domain(name) for name in self._domains if name), key=rows.worst_first)
+        self._turn()
+        now = self.now_ms
+        return sorted((self._row(*one, now) for one in self._domains.items() if one[0]), key=rows.worst_first)
 
     def cell(self, domain: str, class_: str) -> Figure:
         """The figure of 30 days, up to the last whole five minutes."""
-        held, class_ = self.held(domain), _class(class_)
         self._turn()
-        figure = self._figures.get((domain, class_))
-        if figure is None:
-            series = held.series.get(class_) or Series(few=class_ in FEW)
-            series.advance(self._bucket)
-            coverage = held.standing.coverage if held.standing else 1.0
-            figure = figure_of(domain, class_, series.window, series.total, coverage, self._floor)
-            self._figures[domain, class_] = figure
-        return figure
+        return self._cell(domain, self.held(domain), class_named(class_))
 
     def figure(self, domain: str, class_: str, from_ms: int, to_ms: int) -> Figure:
         """The figure of another window, within the last 35 days. Invalid for more."""
         if not 0 < to_ms - from_ms <= MAX_FIGURE_MS:
             raise Invalid("a window is of up to 35 days", hint="trustfed evidence report asks the cluster for more")
-        held, class_ = self.held(domain), _class(class_)
+        held, class_ = self.held(domain), class_named(class_)
         window = (bucket_of(from_ms), bucket_of(to_ms))
         values = held.series[class_].sum(*window) if class_ in held.series else [0] * N
         coverage = held.standing.coverage if held.standing else 1.0
@@ -242,14 +248,18 @@ class Fleet:
 
     def trend(self, domain: str, class_: str, hours: int = 720) -> list[tuple[int, Counts]]:
         """The hours with something due, oldest first: (Unix ms, counts)."""
-        series, now = self.held(domain).series.get(_class(class_)), bucket_of(self.now_ms)
+        series, now = self.held(domain).series.get(class_named(class_)), bucket_of(self.now_ms)
         if series is None:
             return []
         return [(at * BUCKET_MS, counts_of(found)) for at, found in series.hours(now - min(hours, 840) * 12, now)]
 
     def heatmap(self) -> list[HeatRow]:
         """Domains by classes, worst first."""
-        return [HeatRow(row, tuple(self.cell(row.trust_domain, one) for one in CLASSES)) for row in self.domains()]
+        held, worst = self._domains, self.domains()
+        return [
+            HeatRow(row, tuple([self._cell(row.trust_domain, held[row.trust_domain], one) for one in CLASSES]))
+            for row in worst
+        ]
 
     def totals(self) -> Totals:
         """The whole fleet."""
@@ -269,7 +279,7 @@ class Fleet:
 
     def drift(self, domain: str = "") -> list[Drift]:
         """Publisher against consumer, furthest behind first; of one domain: as either side."""
-        found = self._view("drift", "", pictures.drift)
+        found = self._view("drift", "", lambda told: pictures.drift(told, self._published))
         return [one for one in found if not domain or domain in (one.consumer, one.publisher)]
 
     def unknown(self, domain: str = "") -> list[Of[Unknown]]:
@@ -330,11 +340,11 @@ class Fleet:
     # -- inside
 
     def _held(self, domain: str) -> Held:
-        return self._domains.setdefault(domain, Held("", False))
+        return self._domains.setdefault(domain, Held(""))
 
     def _series(self, held: Held, class_: str) -> Series:
         if class_ not in held.series:
-            held.series[_class(class_)] = Series(few=class_ in FEW)
+            held.series[class_named(class_)] = Series(few=class_ in FEW)
         return held.series[class_]
 
     def _changed(self, domain: str, *kinds: str) -> None:
@@ -348,18 +358,25 @@ class Fleet:
         for name in CLASSES:
             self._figures.pop((domain, name), None)
 
+    def _row(self, name: str, held: Held, now_ms: int) -> DomainRow:
+        return rows.row_of(name, held, self.age(name, now_ms), [self._cell(name, held, one) for one in held.series])
+
+    def _cell(self, domain: str, held: Held, class_: str) -> Figure:
+        figure = self._figures.get((domain, class_))
+        if figure is None:
+            series = held.series.get(class_) or Series(few=class_ in FEW)
+            series.advance(self._bucket)
+            coverage = held.standing.coverage if held.standing else 1.0
+            figure = figure_of(domain, class_, series.window, series.total, coverage, self._floor)
+            self._figures[domain, class_] = figure
+        return figure
+
     def _turn(self) -> None:
         """Every five minutes the window of each figure moves on."""
         bucket = bucket_of(self.now_ms)
         if bucket != self._bucket:
             self._bucket = bucket
             self._figures.clear()
-
-    def _summary(self, domain: str) -> tuple[float | None, int]:
-        """The lowest headline, and how many obligations failed."""
-        figures = [self.cell(domain, name) for name in self._domains[domain].series]
-        worst = min((one.headline for one in figures if one.headline is not None), default=None)
-        return worst, sum(rows.failures_in(one.counts) for one in figures)
 
     def _fleet_figures(self) -> dict[str, Figure]:
         self._turn()
@@ -381,9 +398,3 @@ class Fleet:
             self._cache[name, domain] = make([one for one in told if not domain or one[0] == domain])
         kept: T = self._cache[name, domain]
         return kept
-
-
-def _class(name: str) -> str:
-    if name not in CLASSES:
-        raise Invalid(f"there is no class {shown(name)}", hint="one of " + ", ".join(CLASSES))
-    return name

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from trustfed.evidence.model import FEW
+from trustfed.evidence.rollovers import stuck
 from trustfed.hub.evidence.fleet import Fleet
 from trustfed.hub.evidence.views import DomainRow
 from trustfed.runtime import logs
@@ -68,6 +69,12 @@ class Measures:
             ("trust_domain",),
             limit=MAX_SERIES,
         )
+        self._stuck = registry.gauge(
+            "hub_fleet_rollovers_stuck",
+            "Roll-overs that something holds back, their last safe moment near.",
+            ("trust_domain",),
+            limit=MAX_SERIES,
+        )
         self._offset = registry.gauge(
             "hub_fleet_clock_offset_seconds", "The largest clock offset of a node.", ("trust_domain",), limit=MAX_SERIES
         )
@@ -121,6 +128,7 @@ class Measures:
             self._endings.set(max(standing.endings_count, len(standing.endings)), trust_domain=name)
             self._unknown.set(sum(one.kind == "handshake" for one in standing.unknown), trust_domain=name)
             self._bundles.set(len(hints), trust_domain=name)
+            self._stuck.set(len(stuck(standing.authorities, self._fleet.now_ms)), trust_domain=name)
             self._offset.set(max(offsets, default=0) / 1000, trust_domain=name)
             self._problems.set(len(problems), trust_domain=name)
         for class_ in held.series:
@@ -148,6 +156,7 @@ class Measures:
             self._endings,
             self._unknown,
             self._bundles,
+            self._stuck,
             self._offset,
             self._problems,
         )

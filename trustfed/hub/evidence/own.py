@@ -38,7 +38,7 @@ _log = logs.get("hub.evidence.own")
 
 
 class OwnEvidence:
-    """`start`, then `run`; `answer` at any time after `start`."""
+    """`start`, then `run`; `answer` at any time after `start`: Unavailable while it catches up."""
 
     def __init__(
         self, fold: Fold[HubState], ledger: Facts, fleet: Fleet, own_log: OwnLog, clock: Clock, custodian: str
@@ -46,6 +46,7 @@ class OwnEvidence:
         self._fold, self._ledger, self._fleet, self._own_log = fold, ledger, fleet, own_log
         self._clock, self._custodian = clock, custodian
         self._store: EvidenceStore | None = None
+        self._directory = Path()
         self._cursor = 0
 
     @property
@@ -53,14 +54,20 @@ class OwnEvidence:
         """The hub's own trust domain."""
         return self._fold.state.trust_domain
 
-    async def start(self, directory: Path) -> None:
-        """Open the hub's evidence.db in `directory`."""
-        self._store = await EvidenceStore.open(directory, self._ledger, self.domain, self._clock)
+    def start(self, directory: Path) -> None:
+        """The hub's evidence.db is in `directory`; it is opened behind the doors, for it may have much to read."""
+        self._directory = directory
         self._fleet.know(self.domain, owner="the hub itself")
 
     async def run(self) -> None:
-        """Follow the ledger, and tell the fleet; until cancelled."""
-        store = self._opened()
+        """Open, follow the ledger, and tell the fleet; until cancelled."""
+        while self._store is None:
+            try:
+                self._store = await EvidenceStore.open(self._directory, self._ledger, self.domain, self._clock)
+            except TrustfedError as error:
+                _log.error("the hub's own evidence cannot be opened", error=error.message, hint=error.hint)
+                await self._clock.sleep(LOOK_SECONDS)
+        store = self._store
         following = asyncio.create_task(store.run())
         try:
             while True:
@@ -117,7 +124,7 @@ class OwnEvidence:
 
     def _opened(self) -> EvidenceStore:
         if self._store is None:
-            raise Unavailable("the hub's own evidence is not open yet")
+            raise Unavailable("the hub's own evidence is catching up with its ledger", hint="try again in a moment")
         return self._store
 
     def _standing(self) -> Standing:

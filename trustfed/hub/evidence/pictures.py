@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trustfed.evidence.model import Level
@@ -51,15 +51,17 @@ def runway(told: Told) -> Runway:
     """Hours added up; the endings with the least life left."""
     ending: dict[int, int] = defaultdict(int)
     bare: dict[int, int] = defaultdict(int)
+    short: dict[int, int] = defaultdict(int)
     for _, standing in told:
         for hour in standing.runway:
             ending[hour.hour_ms] += hour.ending
             bare[hour.hour_ms] += hour.without_successor
+            short[hour.hour_ms] += hour.short
     endings: list[Of[Ending]] = [Of(name, one, s.as_of_ms) for name, s in told for one in s.endings]
     worst = heapq.nsmallest(
         MAX_ENDINGS, endings, key=lambda one: (one.what.not_after_ms, one.what.left, one.trust_domain)
     )
-    hours = [Expiry(at, ending[at], bare[at]) for at in sorted(ending)[:MAX_ROWS]]
+    hours = [Expiry(at, ending[at], bare[at], short[at]) for at in sorted(ending)[:MAX_ROWS]]
     return Runway(hours, worst, sum(max(s.endings_count, len(s.endings)) for _, s in told))
 
 
@@ -75,18 +77,25 @@ def board(told: Told) -> list[Of[Authority]]:
     return sorted(found, key=order)[:MAX_ROWS]
 
 
-def drift(told: Told) -> list[Drift]:
-    """What each consumer holds against the newest that is known of the publisher, furthest behind first."""
-    newest: dict[str, tuple[int, int]] = {}
-    for _, standing in told:
+def drift(told: Told, published: Mapping[str, tuple[int, int]]) -> list[Drift]:
+    """What each consumer holds against what was published, furthest behind first.
+
+    `published` is the hub's own record; a publisher's word of itself counts beside it, and no other domain's does: a consumer
+    that names a higher level than was published is itself what is wrong. Of a publisher that neither knows, each consumer is
+    held against the newest that it says there is.
+    """
+    newest = dict(published)
+    for name, standing in told:
         for held in standing.held:
-            level = max((held.newest_epoch, held.newest_sequence), (held.epoch, held.sequence))
-            newest[held.trust_domain] = max(newest.get(held.trust_domain, (0, 0)), level)
+            if held.trust_domain == name:
+                newest[name] = max(newest.get(name, (0, 0)), (held.newest_epoch, held.newest_sequence))
     found = []
     for name, standing in told:
         for held in standing.held:
-            epoch, sequence = newest[held.trust_domain]
-            behind = sequence - held.sequence if epoch == held.epoch else -1
+            own = held.epoch, held.sequence
+            epoch, sequence = newest.get(held.trust_domain) or max(own, (held.newest_epoch, held.newest_sequence))
+            ahead = own > (epoch, sequence)
+            behind = 0 if ahead else sequence - held.sequence if epoch == held.epoch else -1
             drift = Drift(
                 consumer=name,
                 publisher=held.trust_domain,
@@ -100,10 +109,19 @@ def drift(told: Told) -> list[Drift]:
                 hint_ms=held.hint_ms,
                 overdue=bool(held.hint_ms) and held.age_ms > 3 * held.hint_ms,
                 as_of_ms=standing.as_of_ms,
+                ahead=ahead,
             )
             found.append(drift)
     found.sort(
-        key=lambda one: (not one.overdue, one.behind >= 0, -one.behind, -one.age_ms, one.consumer, one.publisher)
+        key=lambda one: (
+            not one.ahead,
+            not one.overdue,
+            one.behind >= 0,
+            -one.behind,
+            -one.age_ms,
+            one.consumer,
+            one.publisher,
+        )
     )
     return found[:MAX_ROWS]
 

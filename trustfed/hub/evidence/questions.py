@@ -82,7 +82,7 @@ class Questions:
                 raise Unavailable(
                     f"the hub did not answer within {self._seconds:g} seconds", hint="ask again"
                 ) from None
-            return _read(domain, pb.Answer(body=answer, as_of_ms=self._fleet.now_ms))
+            return self._owned(kind, _read(domain, pb.Answer(body=answer, as_of_ms=self._fleet.now_ms)))
         session = self._sessions.get(domain)
         if session is None:
             raise Unavailable(f"{domain} is not connected: {self._known(domain)}", hint="is its cluster running?")
@@ -105,7 +105,7 @@ class Questions:
             if not flying:
                 self._flying.pop(domain, None)
                 self._turns.pop(domain, None)
-        return _read(domain, said)
+        return self._owned(kind, _read(domain, said))
 
     async def ask_all(self, kind: str, body: Mapping[str, Any], limit: int = 50, domains: Sequence[str] = ()) -> Found:
         """Ask every connected cluster (or these) at once: up to `limit` answers with something in them, within two seconds.
@@ -155,6 +155,14 @@ class Questions:
         for waiting in self._flying.get(domain, {}).values():
             if not waiting.done():
                 waiting.set_exception(Unavailable(f"{domain} has just disconnected", hint="ask again"))
+
+    def _owned(self, kind: str, said: Answered) -> Answered:
+        """A certificate that nobody is named for at its cluster belongs to the owner of the trust domain."""
+        listed = said.json.get("certificates") if kind == "inventory" and isinstance(said.json, dict) else None
+        for one in listed if isinstance(listed, list) else ():
+            if isinstance(one, dict) and not one.get("owner"):
+                one["owner"] = self._fleet.held(said.trust_domain).owner
+        return said
 
     def _known(self, domain: str) -> str:
         age = self._fleet.age(domain)

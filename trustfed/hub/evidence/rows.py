@@ -14,7 +14,7 @@ from trustfed.hub.evidence.figures import OBJECTIVE
 from trustfed.hub.evidence.views import Age, DomainRow, FailedPage, Failure, Figure, Hit, Of, Raised, Totals
 
 MAX_ALARMS = 1_000
-WELL, TICKETS, QUIET, FAILING, PAGES = 4, 3, 2, 1, 0
+PAGES, FAILING, QUIET, TICKETS, WITHHELD, WELL = range(6)
 
 
 class Held(Protocol):
@@ -29,9 +29,11 @@ class Held(Protocol):
     alarms: dict[tuple[str, str], Alarm]
 
 
-def row_of(name: str, held: Held, age: Age, worst: float | None, failed: int) -> DomainRow:
+def row_of(name: str, held: Held, age: Age, figures: Sequence[Figure]) -> DomainRow:
     """One trust domain in one line, with the worst of it in words."""
     standing = held.standing or Standing(name, 0)
+    worst = min((one.headline for one in figures if one.headline is not None), default=None)
+    withheld = [one for one in figures if one.withheld and one.counts["due"]]
     severities = Counter(one.severity for one in (*standing.alarms, *held.alarms.values()))
     pages, tickets = severities["page"], severities["ticket"]
     severity, says = WELL, "well"
@@ -39,15 +41,23 @@ def row_of(name: str, held: Held, age: Age, worst: float | None, failed: int) ->
         severity, says = PAGES, _first((*held.alarms.values(), *standing.alarms), "page")
     elif worst is not None and worst < OBJECTIVE:
         severity, says = FAILING, f"{worst:.3%} of rotations were on time, {OBJECTIVE:.1%} are promised"
+    elif wrong := _wrong(standing):
+        severity, says = FAILING, wrong
     elif age.state != "live":
         words = {"stale": "connected, and silent", "away": "not connected", "never": "never heard"}
         severity, says = QUIET, words[age.state]
     elif tickets:
         severity, says = TICKETS, _first((*held.alarms.values(), *standing.alarms), "ticket")
+    elif standing.lint:
+        codes = list(dict.fromkeys(one.code for one in standing.lint))
+        many = "setting that will fail" if len(standing.lint) == 1 else "settings that will fail"
+        severity, says = TICKETS, f"{len(standing.lint)} {many}: {', '.join(codes[:3])}"
+    elif withheld:
+        severity, says = WITHHELD, f"{', '.join(one.class_ for one in withheld)} {withheld[0].why}"
     return DomainRow(
         trust_domain=name,
         owner=held.owner or standing.owner,
-        simulated=held.simulated or standing.simulated,
+        simulated=held.simulated,
         connected=held.connected,
         age=age,
         software=standing.software,
@@ -58,13 +68,24 @@ def row_of(name: str, held: Held, age: Age, worst: float | None, failed: int) ->
         open_obligations=standing.open_obligations,
         overdue=standing.overdue,
         coverage=standing.coverage,
-        failed=failed,
+        failed=sum(failures_in(one.counts) for one in figures),
         worst=worst,
+        withheld=tuple(one.class_ for one in withheld),
         pages=pages,
         tickets=tickets,
         severity=severity,
         says=says,
     )
+
+
+def _wrong(standing: Standing) -> str:
+    """What is wrong with its authorities, whether or not somebody was called for it; "" for nothing."""
+    for one in standing.authorities:
+        if one.state == "tainted":
+            return f"authority {one.id} is tainted, and still trusted"
+        if one.waiting_count and 0 < one.activates_by_ms <= standing.as_of_ms:
+            return f"authority {one.id} waits for {one.waiting_count} beyond the last safe moment"
+    return ""
 
 
 def worst_first(row: DomainRow) -> tuple[int, int, float, int, str]:

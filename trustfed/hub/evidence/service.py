@@ -21,6 +21,7 @@ from trustfed.evidence.standing import MAX_BYTES, Alarm, Standing
 from trustfed.hub.calls import HEARTBEAT_SECONDS, LAST_WRITE_SECONDS, SILENCE_SECONDS, Calls, read_hello
 from trustfed.hub.evidence.fleet import Fleet
 from trustfed.hub.evidence.keeper import Keeper
+from trustfed.hub.evidence.numbers import bounded
 from trustfed.hub.evidence.orders import Orders
 from trustfed.hub.evidence.questions import Questions
 from trustfed.hub.evidence.session import Session, Sessions
@@ -36,7 +37,6 @@ from trustfed.runtime.version import PROTOCOL, SOFTWARE
 SERVICE = "trustfed.evidence.v1.Fleet"
 MAX_COUNTERS, MAX_FAILED = 2_000, 500
 MAX_TEXT = 2_048
-MAX_NUMBER = 1 << 53
 CLOCK_MS = 30_000
 """A cluster whose clock is further from the hub's than this is alarmed on."""
 OUTCOMES = frozenset({"", "late", "expired", "unknown"})
@@ -130,7 +130,6 @@ class FleetService:
     async def _begin(self, session: Session, hello: pb.FleetHello) -> None:
         domain, now = session.domain, self._now()
         self._real(domain, "simulated" in session.features)
-        self._fleet.know(domain, simulated="simulated" in session.features)
         welcome = pb.FleetWelcome(
             protocol=PROTOCOL,
             software=SOFTWARE,
@@ -223,21 +222,17 @@ class FleetService:
             raise Invalid(f"a standing of {domain} cannot be read: {str(error)[:200]}") from None
         if standing.trust_domain != domain:
             raise Denied(f"{domain} cannot say how another trust domain stands")
-        if not _bounded(msgspec.to_builtins(standing)):
+        if not bounded(msgspec.to_builtins(standing)):
             raise Invalid(f"a standing of {domain} has a number that is none", hint="each fits into 53 bits")
         self._real(domain, standing.simulated)
-        standing = msgspec.structs.replace(
-            standing,
-            as_of_ms=min(standing.as_of_ms, self._now()),
-            simulated=standing.simulated or "simulated" in session.features,
-        )
+        told = min(standing.as_of_ms, self._now())
+        standing = msgspec.structs.replace(standing, as_of_ms=told, simulated=self._fleet.held(domain).simulated)
         self._keeper.stand(domain, standing, msgspec.json.encode(standing))
 
     def _real(self, domain: str, simulated: bool) -> None:
-        """Who was real pages people, and cannot take itself out of the alarms by a word. Raises Denied."""
-        known = self._fleet.standing(domain) if domain in self._fleet.names else None
-        if simulated and known is not None and not known.simulated:
-            raise Denied(f"{domain} is a real trust domain, and cannot become a simulated one")
+        """What is real pages people, and takes itself out of the alarms by no word: its invitation says. Raises Denied."""
+        if simulated and not (domain in self._fleet.names and self._fleet.held(domain).simulated):
+            raise Denied(f"{domain} was invited as a real trust domain, and cannot call itself simulated")
 
     async def _checkpoint(self, session: Session, offer: pb.CheckpointOffer) -> None:
         await self._checkpoints.turn(session.domain, self._clock)
@@ -264,15 +259,6 @@ class FleetService:
 
     def _now(self) -> int:
         return to_ms(self._clock.now())
-
-
-def _bounded(said: Any) -> bool:
-    """Whether each number in it can be stored, divided and shown: JSON bounds none (RFC 8259 §6)."""
-    if isinstance(said, dict):
-        return all(_bounded(one) for one in said.values())
-    if isinstance(said, list | tuple):
-        return all(_bounded(one) for one in said)
-    return not isinstance(said, int | float) or abs(said) < MAX_NUMBER
 
 
 def _failure(row: pb.Failed) -> Failure:

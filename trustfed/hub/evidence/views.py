@@ -82,7 +82,7 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class DomainRow(msgspec.Struct, frozen=True):
-    """One trust domain in one line. `severity` is 0 (look now) to 4 (well)."""
+    """One trust domain in one line. `severity` is 0 (look now) to 5 (well); `withheld` are the classes without a figure."""
 
     trust_domain: str
     owner: str
@@ -99,6 +99,7 @@ class DomainRow(msgspec.Struct, frozen=True):
     coverage: float
     failed: int
     worst: float | None
+    withheld: tuple[str, ...]
     pages: int
     tickets: int
     severity: int
@@ -121,7 +122,10 @@ class Runway(msgspec.Struct, frozen=True):
 
 
 class Drift(msgspec.Struct, frozen=True):
-    """How far a consumer is behind what a publisher has published. `behind` is in sequences; -1 for another epoch."""
+    """How far a consumer is behind what a publisher has published. `behind` is in sequences; -1 for an earlier epoch.
+
+    With `ahead` it says to hold what was never published.
+    """
 
     consumer: str
     publisher: str
@@ -135,6 +139,7 @@ class Drift(msgspec.Struct, frozen=True):
     hint_ms: int
     overdue: bool
     as_of_ms: int
+    ahead: bool = False
 
 
 class Totals(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from trustfed.errors import Invalid, NotFound, TrustfedError
+from trustfed.evidence.standing import alarm_code
 from trustfed.hub.evidence.views import Raised
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
@@ -82,7 +83,7 @@ class Webhook:
         """Take up what waited; a file that cannot be read is left behind, and said."""
         try:
             data = await asyncio.to_thread(read_bounded, self._path, MAX_FILE)
-            self._kept = msgspec.json.decode(data, type=Kept)
+            self._kept = _respelled(msgspec.json.decode(data, type=Kept))
         except NotFound:
             pass
         except (TrustfedError, msgspec.DecodeError) as error:
@@ -178,10 +179,21 @@ def read_secret(data: bytes) -> bytes:
     return text
 
 
+def _respelled(kept: Kept) -> Kept:
+    """What an earlier version told, under the codes of this one: an upgrade raises and resolves nothing."""
+    held = {key: _key_of(*key.split("\n")) if key.count("\n") == 3 else key for key in kept.told}
+    told = {held[key]: {**data, "code": alarm_code(str(data.get("code", "")))} for key, data in kept.told.items()}
+    return Kept(told, {held[key]: at for key, at in kept.missed_ms.items() if key in held}, kept.waiting)
+
+
 def _key(one: Raised) -> str:
     # Of several of one kind a cluster names the worst, which may be another one each minute: still the same alarm.
     subject = one.what.subject if one.source == "hub" else ""
-    return "\n".join((one.trust_domain, one.what.code, subject, one.what.severity))
+    return _key_of(one.trust_domain, one.what.code, subject, one.what.severity)
+
+
+def _key_of(domain: str, code: str, subject: str, severity: str) -> str:
+    return "\n".join((domain, alarm_code(code), subject, severity))
 
 
 def _data(one: Raised) -> dict[str, Any]:

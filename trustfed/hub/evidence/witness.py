@@ -83,7 +83,7 @@ class HubWitness:
                 says = (
                     "its cluster shows another log key than the one that is pinned: none of its checkpoints is cosigned"
                 )
-                hint = "restored, or taken over? An admin accepts it: POST /evidence/log-keys/NAME/accept"
+                hint = "restored, or taken over? An admin compares and accepts it: trustfed evidence accept-log-key"
                 self._alarm(domain, "log_key", domain, says, hint)
                 _log.error("another log key", domain=domain, pinned=pin.vkey, shown=told.vkey)
             else:
@@ -198,7 +198,7 @@ class HubWitness:
                 what, refused, held = f"shows another past: {verdict.why}", "fork", verdict.held
             case Shrunk():
                 what, refused, held = f"has {verdict.size} entries, and had {verdict.held.size}", "shrunk", verdict.held
-        hint = "restored from a backup? An admin lets it begin anew: POST /evidence/logs/NAME/accept; or its past was changed"
+        hint = "restored from a backup? An admin lets it begin anew: trustfed evidence accept-logs; or its past was changed"
         self._alarm(domain, "log_inconsistent", origin, f"{origin} {what}", hint)
         _log.error("a log is inconsistent", domain=domain, origin=origin, how=refused, held=held.size)
         return pb.Cosignature(origin=origin, size=held.size, refused=refused, held=held.note)

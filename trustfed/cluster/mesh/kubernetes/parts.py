@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from fastapi import FastAPI, Response
+from starlette.responses import Response
 
 from trustfed.cluster.admin_parts import answered
 from trustfed.cluster.mesh.kubernetes.config import KubernetesConfig
@@ -16,6 +16,7 @@ from trustfed.journal.events import TypedEvent
 from trustfed.journal.fold import Fold
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.metrics import Registry
+from trustfed.runtime.paths import Paths
 
 
 class KubernetesParts:
@@ -59,7 +60,7 @@ class KubernetesParts:
             return {"configured": False}
         return {"configured": True, **self._source.counts()}
 
-    def paths(self, app: FastAPI) -> None:
+    def paths(self, app: Paths) -> None:
         """Add GET /mesh/kubernetes to the admin application."""
 
         @app.get("/mesh/kubernetes")

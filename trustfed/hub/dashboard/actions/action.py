@@ -77,3 +77,5 @@ class Action:
     group: str
     people: int = 1
     danger: bool = False
+    learn: Callable[[DashboardParts, Values], Awaitable[Blast]] | None = None
+    """What else it touches, asked of the cluster while the page is made; it blocks nothing."""

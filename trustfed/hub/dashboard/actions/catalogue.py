@@ -85,6 +85,7 @@ ACTIONS: tuple[Action, ...] = (
         do.order("quarantine", lambda values: {"node": values["node"]}),
         _EVERY_DAY,
         danger=True,
+        learn=touched.on_node,
     ),
     Action(
         "prepare",

@@ -27,7 +27,13 @@ def _domains(parts: DashboardParts, values: Values) -> Options:
 
 def _enrolled(parts: DashboardParts, text: str, values: Values) -> str:
     name = TrustDomain.parse(text).name
-    known = parts.hub.operations.state.domains.get(name)
+    state = parts.hub.operations.state
+    if name == state.trust_domain:
+        raise NotFound(
+            f"{shown(name)} is the hub's own trust domain, which has no cluster",
+            hint="its CA has actions of its own: open the list of actions",
+        )
+    known = state.domains.get(name)
     if known is None or known.status != "enrolled":
         raise NotFound(f"trust domain {shown(name)} is not enrolled", hint="choose one of the list")
     return name

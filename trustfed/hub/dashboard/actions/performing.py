@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from trustfed.errors import Unavailable
+from trustfed.hub import domains
 from trustfed.hub.dashboard.actions import decisions
 from trustfed.hub.dashboard.actions.action import Asking, Done, Values
 from trustfed.hub.dashboard.actions.two_people import ClusterOrder
@@ -87,7 +88,7 @@ async def publish_again(parts: DashboardParts, asking: Asking) -> Done:
     """Bring a domain's bundle to every target."""
     domain = asking.values["domain"]
     await _taken(parts, asking, "publish")
-    parts.hub.publication.again(parts.hub.operations.state.domains[domain])
+    parts.hub.publication.again(domains.enrolled(parts.hub.operations.state, domain))
     return _back("publish", domain)
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import urlencode
 
-from trustfed.errors import NotFound
+import msgspec
+
+from trustfed.errors import NotFound, TrustfedError, Unavailable
+from trustfed.hub import domains
 from trustfed.hub.dashboard import figures
 from trustfed.hub.dashboard.actions.action import Blast, Fact, Values
 from trustfed.hub.dashboard.actions.fields import authorities
@@ -12,6 +16,15 @@ from trustfed.hub.dashboard.frame import PREFIX
 from trustfed.hub.dashboard.parts import DashboardParts
 from trustfed.hub.evidence.views import DomainRow
 from trustfed.runtime.timestamps import to_ms
+
+SHOWN = 10
+"""Names that a list of what is touched shows."""
+
+
+class _OnNode(msgspec.Struct, frozen=True):
+    certificates: int
+    identities: int
+    spiffe_ids: tuple[str, ...]
 
 
 def domain_row(parts: DashboardParts, name: str) -> DomainRow | None:
@@ -25,7 +38,7 @@ def domain_row(parts: DashboardParts, name: str) -> DomainRow | None:
 def domain(parts: DashboardParts, values: Values, more: Sequence[Fact] = (), warnings: Sequence[str] = ()) -> Blast:
     """All of one trust domain, and who trusts it."""
     name = values["domain"]
-    record, row = parts.hub.operations.state.domains[name], domain_row(parts, name)
+    record, row = domains.enrolled(parts.hub.operations.state, name), domain_row(parts, name)
     importers = parts.hub.operations.state.importers_of(name)
     facts = [
         Fact("Trust domain", name, f"{PREFIX}/domain?name={name}"),
@@ -82,13 +95,41 @@ def authority(kind: str, parts: DashboardParts, values: Values) -> Blast:
 
 
 def node(parts: DashboardParts, values: Values) -> Blast:
-    """One node and what runs on it, as far as the hub knows: it hears of nodes only when they are silent."""
-    silent = [held.what for held in parts.fleet.silent(values["domain"]) if held.what.node == values["node"]]
-    known = figures.number(silent[0].identities) if silent else "known to its cluster alone"
-    more = [Fact("Node", values["node"]), Fact("Identities on that node", known)]
-    blast = ordered("quarantine", parts, values, more)
+    """One node; what runs on it is asked of its cluster (`on_node`)."""
+    silent = next((held for held in parts.fleet.silent(values["domain"]) if held.what.node == values["node"]), None)
+    state = f"silent since {figures.stamp(silent.what.since_ms)}" if silent else "not known to be silent"
+    blast = ordered("quarantine", parts, values, [Fact("Node", f"{values['node']}, {state}")])
     warning = "Nothing is issued to this node any more, and its identities end when their certificates do."
     return Blast(blast.facts, [*blast.warnings, warning], blast.blocked, blast.as_of_ms)
+
+
+async def on_node(parts: DashboardParts, values: Values) -> Blast:
+    """Which workloads of a node lose their identity, and who loses them: its cluster knows, the hub does not."""
+    name = values["domain"]
+    try:
+        if parts.questions is None:
+            raise Unavailable("this hub asks clusters nothing")
+        told = (await parts.questions.ask(name, "node", {"node": values["node"]})).json
+        found = msgspec.convert(told, _OnNode)
+    except (TrustfedError, msgspec.ValidationError) as error:
+        why = error.message if isinstance(error, TrustfedError) else f"{name} answered with something else"
+        return Blast([Fact("Identities on that node", "not known")], [f"What runs there is not known here: {why}."])
+    facts = [
+        Fact(
+            "Identities that end",
+            f"{figures.number(found.identities)}, of {figures.plural(found.certificates, 'certificate')}",
+        ),
+    ]
+    facts += [
+        Fact("One of them", each, f"{PREFIX}/identity?{urlencode({'id': each})}") for each in found.spiffe_ids[:SHOWN]
+    ]
+    if found.identities > SHOWN:
+        facts.append(Fact("And more", figures.number(found.identities - SHOWN)))
+    losing = ", ".join([name, *sorted(parts.hub.operations.state.importers_of(name))[:SHOWN]])
+    facts.append(Fact("Their callers lose them in", losing))
+    if not found.certificates:
+        return Blast([Fact("Identities that end", "none")], ["Nothing that lives was issued to a node of this name."])
+    return Blast(facts)
 
 
 def sent_again(parts: DashboardParts, values: Values) -> Blast:

@@ -18,7 +18,7 @@ def mosaic(id_: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[Ki
     Neighbours of one kind are drawn as one rectangle, so that a healthy fleet of thousands costs a few bytes. Kinds differ in
     height as well as in colour: what fails fills its row, what is good is a low line.
     """
-    height = {Kind.BAD: 14.0, Kind.WARN: 10.0, Kind.UNKNOWN: 7.0, Kind.OK: 4.0, Kind.NONE: 1.0}
+    height = {Kind.BAD: 14.0, Kind.WARN: 10.0, Kind.UNKNOWN: 7.0, Kind.WITHHELD: 6.0, Kind.OK: 4.0, Kind.NONE: 1.0}
     # In a large fleet what fails would be a hair: a column with trouble is never thinner than an eightieth of the fleet.
     troubled = [any(kinds[at].rank < Kind.OK.rank for _, kinds in rows) for at in range(len(names))]
     weights = [max(1.0, len(names) / 80) if found else 1.0 for found in troubled]
@@ -33,8 +33,12 @@ def mosaic(id_: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[Ki
             at = end
     counted = [[name, *(sum(kind is one for kind in kinds) for one in Kind)] for name, kinds in rows]
     figures = table("Clusters of each class by how they are", ["class", *(kind.word for kind in Kind)], counted)
-    worst = sum(any(kinds[at] is Kind.BAD for _, kinds in rows) for at in range(len(names)))
-    says = f"{plural(len(names), 'cluster')}, worst at the left; {worst} with a class that fails."
+    below = [{kinds[at] for _, kinds in rows} & {Kind.BAD, Kind.WARN} for at in range(len(names))]
+    far = sum(Kind.BAD in found for found in below)
+    says = (
+        f"{plural(len(names), 'cluster')}, worst at the left; {sum(map(bool, below))} with a class below its objective"
+    )
+    says += f", {far} of them far below." if far else "."
     drawing = Markup("").join(drawn)
     return chart(
         id_, "The fleet, cluster by cluster", says, drawing, figures, (max(starts[-1], 1), len(rows) * 20), stretch=True
@@ -76,30 +80,40 @@ def sparkline(values: Sequence[float | None], floor: float = 0.0, ceiling: float
 
 @dataclass(frozen=True)
 class Hour:
-    """One bar of the runway: what ends within it, and how much of that has no successor in use."""
+    """One bar of the runway: what ends within it, how much of that has no successor in use, and how much of that is short:
+    in the last quarter of its life. For the rest of it a successor is not due yet."""
 
     label: str
     ending: int
     without: int
+    short: int = 0
 
 
 def runway(id_: str, hours: Sequence[Hour], unit: str = "hour") -> Markup:
-    """What ends when: low bars have successors; what has none stands out from the ground, hatched and in the worst colour."""
+    """What ends when. Pale bars have successors; what is not due yet is the darker the sooner it ends; only what is short of
+    life stands out in the worst colour, never too low to be seen."""
     top = max((hour.ending for hour in hours), default=0) or 1
     drawn: list[Markup] = [line(0, 100, len(hours) * 10, 100, "ground"), line(0, 50, len(hours) * 10, 50, "grid")]
     for index, hour in enumerate(hours):
-        whole, lone = hour.ending / top * 96, hour.without / top * 96
-        if hour.without:
-            lone = max(lone, 3.0)
-        if hour.ending:
-            drawn.append(rect(index * 10 + 1, 100 - max(whole, 1.0), 8, max(whole, 1.0), "fill is-covered"))
-        if hour.without:
-            drawn.append(rect(index * 10 + 1, 100 - lone, 8, lone, "fill is-bad"))
-    ending, without = sum(hour.ending for hour in hours), sum(hour.without for hour in hours)
+        soon = "near" if index < 2 else "mid" if index < 8 else "far"
+        bars = (
+            (hour.ending, 1.0, "fill is-covered"),
+            (hour.without, 1.0, f"fill is-{soon}"),
+            (hour.short, 3.0, "fill is-bad"),
+        )
+        for count, least, class_ in bars:
+            if count:
+                tall = min(max(count / top * 96, least), 100.0)
+                drawn.append(rect(index * 10 + 1, 100 - tall, 8, tall, class_))
+    ending, short = sum(hour.ending for hour in hours), sum(hour.short for hour in hours)
     within = plural(len(hours), unit)
-    says = f"{ending:,} SVIDs end within {within}, at most {top:,} in one; {without:,} with no successor in use."
-    rows = [(hour.label, f"{hour.ending:,}", f"{hour.without:,}") for hour in hours if hour.ending]
-    figures = table("SVIDs that end", [unit, "ending", "without a successor in use"], rows)
+    says = f"{ending:,} SVIDs end within {within}, at most {top:,} in one; {short:,} short of life with no successor in use."
+    rows = [
+        (hour.label, f"{hour.ending:,}", f"{max(hour.without - hour.short, 0):,}", f"{hour.short:,}")
+        for hour in hours
+        if hour.ending
+    ]
+    figures = table("SVIDs that end", [unit, "ending", "successor not due yet", "short of life"], rows)
     return chart(
         id_, "Expiry runway", says, Markup("").join(drawn), figures, (max(len(hours), 1) * 10, 100), stretch=True
     )

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     BAD = "bad"
     WARN = "warn"
     UNKNOWN = "unknown"
+    WITHHELD = "withheld"
     OK = "ok"
     NONE = "none"
 
@@ -40,6 +41,7 @@ _WORDS = {
     Kind.BAD: "failing",
     Kind.WARN: "needs attention",
     Kind.UNKNOWN: "not known",
+    Kind.WITHHELD: "withheld",
     Kind.OK: "good",
     Kind.NONE: "nothing to say",
 }
@@ -47,6 +49,7 @@ _SHAPES = {
     Kind.BAD: '<path d="M1 1h12v12H1z"/><path class="cut" d="M4 4l6 6M10 4l-6 6"/>',
     Kind.WARN: '<path d="M7 1l6.5 12H.5z"/><path class="cut" d="M7 5v4M7 10.6v1"/>',
     Kind.UNKNOWN: '<path d="M7 .5L13.5 7 7 13.5.5 7z"/><path class="cut" d="M7 4.4v.1M7 6.5v4"/>',
+    Kind.WITHHELD: '<path d="M4 1h6l3.5 6L10 13H4L.5 7z"/><path class="cut" d="M4 9l5-5M6 11.5l5-5"/>',
     Kind.OK: '<circle cx="7" cy="7" r="6"/><path class="cut" d="M4 7.2l2.2 2.3L10 5"/>',
     Kind.NONE: '<path d="M3 6h8v2H3z"/>',
 }

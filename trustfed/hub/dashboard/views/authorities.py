@@ -14,7 +14,7 @@ from trustfed.evidence.standing import Authority
 from trustfed.hub.dashboard.charts.svg import Kind
 from trustfed.hub.dashboard.charts.trust_map import Link, Node, trust_map
 from trustfed.hub.dashboard.frame import visit_of
-from trustfed.hub.dashboard.views.pages import choice, cut, domain_named, fleet_of, ground, seen, show, text
+from trustfed.hub.dashboard.views.pages import choice, cut, domain_named, fleet_of, ground, lag, seen, show, text
 from trustfed.hub.evidence.views import Drift, Of
 from trustfed.hub.publication import Publication
 from trustfed.runtime.timestamps import to_ms
@@ -103,8 +103,8 @@ class Published:
 
     @property
     def behind(self) -> list[Drift]:
-        """Those that lack its newest."""
-        return [one for one in self.consumers if one.behind]
+        """Those that lack its newest, or say to hold what it never published."""
+        return [one for one in self.consumers if one.behind or one.ahead]
 
     @property
     def overdue(self) -> int:
@@ -149,8 +149,10 @@ async def drift(request: Request) -> Response:
         request,
         "drift",
         published=cut(request, published, PUBLISHERS),
-        behind=[one for one in every if one.behind or one.overdue][:100],
-        behind_count=sum(bool(one.behind or one.overdue) for one in every),
+        behind=[one for one in every if lag(one) is not Kind.OK][:100],
+        behind_count=sum(bool(one.behind) or one.overdue for one in every),
+        listed_count=sum(lag(one) is not Kind.OK for one in every),
+        ahead_count=sum(one.ahead for one in every),
         overdue_count=sum(one.overdue for one in every),
         pairs=len(every),
         targets=sorted({str(target["target"]) for targets in told.values() for target in targets}),
@@ -170,15 +172,16 @@ def _matrix(
     cells: dict[tuple[str, str], Drift] = {}
     for one in every:
         key = (one.publisher, one.consumer)
-        if key not in cells or (one.overdue, one.behind) > (cells[key].overdue, cells[key].behind):
+        held = cells.get(key)
+        if held is None or (one.ahead, one.overdue, one.behind) > (held.ahead, held.overdue, held.behind):
             cells[key] = one
     rows = [one.trust_domain for one in published if one.consumers][:MATRIX]
-    lag: dict[str, tuple[int, int]] = {}
+    late: dict[str, tuple[int, int]] = {}
     for (publisher, consumer), one in cells.items():
         if publisher in rows:
-            before = lag.get(consumer, (0, 0))
-            lag[consumer] = (before[0] + one.overdue, before[1] + bool(one.behind))
-    columns = sorted(lag, key=lambda consumer: (-lag[consumer][0], -lag[consumer][1], consumer))[:MATRIX]
+            before = late.get(consumer, (0, 0))
+            late[consumer] = (before[0] + one.overdue + one.ahead, before[1] + bool(one.behind))
+    columns = sorted(late, key=lambda consumer: (-late[consumer][0], -late[consumer][1], consumer))[:MATRIX]
     return rows, columns, cells
 
 
@@ -219,7 +222,7 @@ async def trust(request: Request) -> Response:
     state = visit.parts.hub.operations.state
     kinds = {row.trust_domain: seen(row) for row in fleet.domains()}
     records = [one for one in state.domains.values() if one.status == "enrolled"]
-    words = {Kind.BAD: "bad", Kind.UNKNOWN: "stale", Kind.NONE: "stale"}
+    words = {Kind.BAD: "bad", Kind.UNKNOWN: "stale", Kind.WITHHELD: "stale", Kind.NONE: "stale"}
     grants = [one for one in state.grants.values() if one.status != "ended"]
     if owner:
         mine = {one.name for one in records if one.owner == owner}
@@ -241,5 +244,6 @@ async def trust(request: Request) -> Response:
         owner=owner,
         owners=owners[:100],
         domains=len(nodes),
+        ground=ground(fleet.domains()),
         as_of_ms=visit.now_ms,
     )

@@ -120,6 +120,11 @@ def _anchors(fleet: Fleet) -> Answer:
     late = [
         (one.consumer, f"holds {one.epoch}.{one.sequence} of {one.publisher}") for one in fleet.drift() if one.overdue
     ]
+    late += [
+        (one.consumer, f"says to hold {one.epoch}.{one.sequence} of {one.publisher}, which was never published")
+        for one in fleet.drift()
+        if one.ahead
+    ]
     return _judge(late, _missing(fleet), "every consumer holds the anchors that were published")
 
 

@@ -11,9 +11,11 @@ from starlette.responses import Response
 from trustfed.errors import Invalid
 from trustfed.evidence.model import FEW, Class
 from trustfed.hub.dashboard.actions.catalogue import ACTIONS
+from trustfed.hub.dashboard.actions.fields import DOMAIN
 from trustfed.hub.dashboard.charts.runs import Hour, mosaic, runway
 from trustfed.hub.dashboard.charts.svg import Kind
 from trustfed.hub.dashboard.frame import visit_of
+from trustfed.hub.dashboard.views.offered import Offers
 from trustfed.hub.dashboard.views.pages import (
     CLASS_NAMES,
     choice,
@@ -81,7 +83,8 @@ def _struck(row: HeatRow, at: int) -> Kind:
 
 
 def _troubled(row: HeatRow) -> bool:
-    return seen(row.row).rank < 3 or any(judged(cell).rank < 3 for cell in row.cells) or row.row.age.state == "never"
+    kinds = (seen(row.row), *(judged(cell) for cell in row.cells))
+    return min(kind.rank for kind in kinds) < Kind.OK.rank or row.row.age.state == "never"
 
 
 async def alarms(request: Request) -> Response:
@@ -112,7 +115,7 @@ async def cluster(request: Request) -> Response:
         row=row,
         standing=standing,
         classes=[(figure, _course(fleet, name, figure.class_)) for figure in figures],
-        actions=[one for one in ACTIONS if standing and one.kind in standing.orders and visit.may(one.role)],
+        actions=Offers(visit)(" ".join(one.kind for one in ACTIONS if one.fields[:1] == (DOMAIN,)), name),
         alarms=fleet.alarms(name),
         runway=fleet.runway(name),
         chart=runway("cluster-runway", hours_of(fleet, visit.now_ms, name)) if standing and standing.runway else None,
@@ -132,11 +135,12 @@ def hours_of(fleet: Fleet, now_ms: int, name: str = "") -> list[Hour]:
         return []
     hour, first = 3_600_000, found[0].hour_ms
     bars = min((found[-1].hour_ms - first) // hour + 1, 72)
-    sums: dict[int, tuple[int, int]] = {}
+    sums: dict[int, tuple[int, int, int]] = {}
     for at, same in groupby(found, key=lambda one: (one.hour_ms - first) // hour):
-        ends = list(same)
-        sums[at] = (sum(one.ending for one in ends), sum(one.without_successor for one in ends))
-    return [Hour(_clock(first + at * hour), *sums.get(at, (0, 0))) for at in range(bars)]
+        told = [(one.ending, one.without_successor, one.short) for one in same]
+        ending, without, short = (sum(column) for column in zip(*told, strict=True))
+        sums[at] = (ending, without, short)
+    return [Hour(_clock(first + at * hour), *sums.get(at, (0, 0, 0))) for at in range(bars)]
 
 
 def _clock(hour_ms: int) -> str:

@@ -18,9 +18,11 @@ from trustfed.evidence.model import Class
 from trustfed.hub.dashboard.charts import runs, svg
 from trustfed.hub.dashboard.charts.svg import Kind
 from trustfed.hub.dashboard.frame import render, visit_of
+from trustfed.hub.dashboard.views.offered import Offers
+from trustfed.hub.evidence import rows
 from trustfed.hub.evidence.figures import OBJECTIVE
 from trustfed.hub.evidence.fleet import Fleet
-from trustfed.hub.evidence.views import DomainRow, Figure
+from trustfed.hub.evidence.views import DomainRow, Drift, Figure
 from trustfed.spiffe.ids import TrustDomain, shown
 
 T = TypeVar("T")
@@ -33,7 +35,14 @@ CLASS_NAMES = {
     Class.JWT_KEY: "JWT key",
     Class.BUNDLE: "Bundle",
 }
-_SEEN = {0: Kind.BAD, 1: Kind.BAD, 2: Kind.WARN, 3: Kind.WARN, 4: Kind.OK}
+_SEEN = {
+    rows.PAGES: Kind.BAD,
+    rows.FAILING: Kind.BAD,
+    rows.QUIET: Kind.WARN,
+    rows.TICKETS: Kind.WARN,
+    rows.WITHHELD: Kind.WITHHELD,
+    rows.WELL: Kind.OK,
+}
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ def seen(row: DomainRow) -> Kind:
         return Kind.NONE
     if row.age.state in ("away", "stale"):
         return Kind.UNKNOWN if not row.pages else Kind.BAD
-    return _SEEN.get(row.severity, Kind.OK)
+    return _SEEN[row.severity]
 
 
 def judged(figure: Figure) -> Kind:
@@ -154,12 +163,17 @@ def judged(figure: Figure) -> Kind:
     if figure.few:
         return Kind.BAD if failed else Kind.OK
     if figure.withheld:
-        return Kind.UNKNOWN
+        return Kind.WITHHELD
     if figure.headline is None:
         return Kind.NONE
     if figure.headline >= OBJECTIVE:
         return Kind.OK
     return Kind.WARN if figure.headline >= 0.99 else Kind.BAD
+
+
+def lag(one: Drift) -> Kind:
+    """One consumer of one publisher at a glance."""
+    return Kind.BAD if one.overdue else Kind.WARN if one.behind or one.ahead else Kind.OK
 
 
 def show(request: Request, template: str, **context: Any) -> Response:
@@ -174,7 +188,10 @@ def show(request: Request, template: str, **context: Any) -> Response:
     fleet_tools: dict[str, Any] = {
         "seen": seen,
         "judged": judged,
+        "lag": lag,
         "class_names": CLASS_NAMES,
+        "offers": Offers(visit_of(request)),
+        "simulated": fleet_of(request).simulated,
         "link": lambda **changes: link(request, **changes),
     }
     return render(request, f"views/{template}.html.jinja", **tools, **fleet_tools, **context)

@@ -25,8 +25,10 @@ from trustfed.hub.dashboard.views.pages import (
 from trustfed.hub.evidence.fleet import Fleet
 
 ROWS = 50
-UNPROBED = "loaded"
-"""Who goes no further from here is no loss: not everything can be probed."""
+LEAST = Level.DELIVERED
+"""Every obligation must come so far. Beyond, who fails is told by reason, and the others need not: a Workload API client's
+acceptance is only "delivered", and not everything can be probed."""
+_LEVELS = {level.name.lower(): level for level in Level}
 _MEANS = {
     Level.DUE: "its time to be renewed came",
     Level.REQUESTED: "the agent asked for a successor",
@@ -39,7 +41,8 @@ _MEANS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of the funnel against the first; `lost` went no further, by reason, most first."""
+    """One stage of the funnel against the first. `lost` had to come further and did not, by reason, most first; `enough` went
+    no further and need not. `left_out` are no part of it at all (excused, superseded, unused)."""
 
     level: str
     means: str
@@ -48,22 +51,37 @@ class Step:
     lost: int
     lost_share: float
     reasons: list[tuple[str, int]]
+    enough: int = 0
+    left_out: tuple[tuple[str, int], ...] = ()
 
 
 def steps(stages: list[Stage]) -> list[Step]:
-    """The stages with their shares. What is lost is the difference to the next stage, whatever reasons were told for it."""
+    """The stages with their shares. A stage's `dropped` are those that did not come to it, by reason: they are lost after the
+    stage before. Up to LEAST whoever is missing is lost, whatever was told; beyond it only those with a reason are."""
     first = max((stage.reached for stage in stages), default=0)
     made = []
     for at, stage in enumerate(stages):
-        after = stages[at + 1].reached if at + 1 < len(stages) else stage.reached
-        lost = max(stage.reached - after, 0)
-        reasons = sorted(stage.dropped.items(), key=lambda item: (-item[1], item[0]))
-        untold = lost - sum(count for _, count in reasons)
-        if untold > 0:
-            reasons.append(("still under way, or no reason told", untold))
-        share = stage.reached / first if first else 0.0
-        means = next((_MEANS[level] for level in Level if level.name.lower() == stage.level), "")
-        made.append(Step(stage.level, means, stage.reached, share, lost, lost / first if first else 0.0, reasons[:12]))
+        after = stages[at + 1] if at + 1 < len(stages) else Stage("", stage.reached, {})
+        gone = max(stage.reached - after.reached, 0)
+        reasons = sorted(after.dropped.items(), key=lambda item: (-item[1], item[0]))
+        told = sum(after.dropped.values())
+        lost = gone if _LEVELS.get(after.level, LEAST) <= LEAST else min(told, gone)
+        if lost > told:
+            reasons.append(("still under way, or no reason told", lost - told))
+        level = _LEVELS.get(stage.level)
+        made.append(
+            Step(
+                stage.level,
+                _MEANS[level] if level is not None else "",
+                stage.reached,
+                stage.reached / first if first else 0.0,
+                lost,
+                lost / first if first else 0.0,
+                reasons[:12] if lost else [],
+                gone - lost,
+                tuple(stage.dropped.items()) if not at else (),
+            )
+        )
     return made
 
 
@@ -79,7 +97,7 @@ async def funnel(request: Request) -> Response:
         request,
         "funnel",
         steps=made,
-        leak=max((step for step in made if step.level != UNPROBED), key=lambda step: step.lost, default=None),
+        leak=max(made, key=lambda step: step.lost, default=None),
         worst=worst,
         domain=name,
         figures=[fleet.cell(name, one) if name else fleet.totals().figures[one] for one in (Class.LEAF, Class.AGENT)],
@@ -92,7 +110,7 @@ def _worst(fleet: Fleet) -> list[tuple[str, Step]]:
     """The clusters that lose most, each with the stage where it does."""
     found = []
     for row in fleet.domains():
-        lossy = [step for step in steps(fleet.funnel(row.trust_domain)) if step.lost and step.level != UNPROBED]
+        lossy = [step for step in steps(fleet.funnel(row.trust_domain)) if step.lost]
         if lossy:
             found.append((row.trust_domain, max(lossy, key=lambda step: step.lost)))
     return sorted(found, key=lambda item: (-item[1].lost_share, item[0]))[:10]
@@ -110,8 +128,8 @@ async def expiry(request: Request) -> Response:
         "expiry",
         hours=hours,
         chart=runway("runway", hours) if hours else None,
-        soon=sum(hour.without for hour in hours[:1]),
-        without=sum(hour.without for hour in hours),
+        soon=hours[0] if hours else None,
+        waiting=sum(max(hour.without - hour.short, 0) for hour in hours),
         ending=sum(hour.ending for hour in hours),
         endings=cut(request, road.endings, ROWS),
         endings_count=road.endings_count,
