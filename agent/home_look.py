@@ -16,7 +16,7 @@ HOME_SECONDS = 10.0
 
 
 class HomeLook:
-    """One at a time."""
+    """Brings a node the newest home bundle that a door of its cluster has, one look at a time."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

@@ -44,7 +44,6 @@ RENEW = timedelta(days=20)
 FOR_EVER = "public, max-age=31536000, immutable"
 ASK_ALWAYS = "no-cache"
 """A cache may keep the timestamp, and asks each time whether it still holds (RFC 9111 §5.2.2.4)."""
-OCTETS = "application/octet-stream"
 
 
 @dataclass(frozen=True)

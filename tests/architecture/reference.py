@@ -190,6 +190,8 @@ def _type(kind: Any) -> str:
         return " or ".join(f"`{choice}`" for choice in arguments)
     if origin in (tuple, list):
         return f"list of {_type(arguments[0])}s"
+    if origin is dict:
+        return "table"
     return _NAMES.get(kind, "string")
 
 

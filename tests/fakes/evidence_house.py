@@ -83,7 +83,11 @@ class EvidenceHouse:
         elif fact.kind == "node.ended":
             position = await self.decide("node.banned", name=body["node"], reason="x", at="x")
         elif fact.kind == "rotation.forced":
-            position = await self.decide("authority.reissued", id=body["authorities"][0])
+            spread = body["deadline"] - self.at  # what was ordered holds, whenever it came to be recorded
+            at = from_ms(self.at + spread % 1000).isoformat()
+            position = await self.decide(
+                "authority.reissued", id=body["authorities"][0], at=at, spread_seconds=spread // 1000, missing=[]
+            )
         else:
             if body["step"] == "activated":
                 life = {name: from_ms(body[name] * 1000).isoformat() for name in ("not_before", "not_after")}

@@ -206,7 +206,7 @@ class Scene:
                 algorithms=old_algorithms(),
                 alarms=(
                     Alarm(
-                        "authority.tainted",
+                        "authority_tainted",
                         "page",
                         "dead0001",
                         "a tainted authority is still in use by 2 nodes",
@@ -264,7 +264,7 @@ class Scene:
         )
         alarms = (
             Alarm(
-                "burn.fast",
+                "burn_fast",
                 "page",
                 "leaf",
                 "3.1 % of leaf rotations failed in the last hour",
@@ -328,7 +328,7 @@ class Scene:
             ),
         )
         alarm = Alarm(
-            "serial.unknown",
+            "unknown_serial",
             "page",
             serial(77),
             "a handshake showed a serial that was never issued here",

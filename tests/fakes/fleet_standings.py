@@ -156,7 +156,7 @@ def stuck_authorities(now: int) -> tuple[Authority, ...]:
 def stuck_alarms(now: int) -> tuple[Alarm, ...]:
     """What is raised for it."""
     says = "its successor cannot be activated: 3 consumers lack the bundle; last safe moment in 2 h"
-    return (Alarm("rollover.blocked", "ticket", "5eed0002", says, now - 6 * HOUR, "trustfed authority status"),)
+    return (Alarm("rollover_stuck", "ticket", "5eed0002", says, now - 6 * HOUR, "trustfed authority status"),)
 
 
 def tainted_authorities(now: int) -> tuple[Authority, ...]:

@@ -51,7 +51,7 @@ OF_ONE = (f"/domain?name={LATE}", f"/domain?name={AWAY}", f"/funnel?domain={LATE
 HOSTILE = (*VIEWS, "/domain?name=hostile.example", "/funnel?domain=hostile.example")
 SHOWS = {  # what a view has to say of this fleet
     "/": [LATE, "94.", "withheld", "a handshake showed", "never", "Rotate now"],
-    "/alarms": ["serial.unknown", "burn.fast", "authority.tainted"],
+    "/alarms": ["unknown_serial", "burn_fast", "authority_tainted"],
     "/funnel": ["proxy kept the old one", "Loaded", "98."],
     "/expiry": ["spiffe://ledger-us.example/ns/billing/sa/invoice", "in 6 min", "24 %"],
     "/failed": ["the proxy refused the new secret", "expired", "unknown"],
@@ -360,7 +360,7 @@ def test_a_change_of_the_fleet_shows_by_itself(sights: dict[str, Sight], world: 
     name = said.trust_domain
     with sight.page.expect_response(lambda answer: "/events" in answer.url):
         sight.page.reload()
-    news = Alarm("probe.down", "page", "sign", "the sign canary has just failed", house.now_ms, "look at the cluster")
+    news = Alarm("probe_down", "page", "sign", "the sign canary has just failed", house.now_ms, "look at the cluster")
     world.do(lambda: house.fleet.tell_standing(name, replace(said, alarms=(news, *said.alarms), as_of_ms=house.now_ms)))
     sight.page.get_by_text("the sign canary has just failed", exact=False).first.wait_for()
     world.do(lambda: house.fleet.stream(name, False, house.now_ms))

@@ -25,6 +25,9 @@ DEFAULTS: dict[Kind, Path] = {
 }
 MAX_ANSWER = 64 << 20
 _PART = 1 << 16
+_NOT_DONE = 300
+"""From this status on. No redirect is followed, and nothing was done where one was the answer."""
+_NO_TEXT, _TEXT_HINT = "a value on the command line is not UTF-8", "type it anew: it has bytes that are no letters"
 TIMEOUT = 30.0
 MAKING = 1_800.0
 """For what takes long to be made: an evidence pack."""
@@ -66,7 +69,7 @@ class Admin:
         part, size = out.with_name(f".{out.name}.partial"), 0
         try:
             with self._asked("GET", path, None, query, MAKING) as answer:
-                if answer.status >= 400:
+                if answer.status >= _NOT_DONE:
                     raise from_http(answer.status, next(self._parts(answer, MAKING), b""))
                 with part.open("xb") as file:
                     for chunk in self._parts(answer, MAKING):
@@ -93,7 +96,7 @@ class Admin:
                 data += part
                 if len(data) > MAX_ANSWER:
                     raise Unavailable(f"{where} answered with more than {MAX_ANSWER >> 20} MiB")
-        if answer.status >= 400:
+        if answer.status >= _NOT_DONE:
             raise from_http(answer.status, bytes(data))
         return bytes(data), f"{where}, {path},"
 
@@ -105,7 +108,10 @@ class Admin:
     def _asked(
         self, method: str, path: str, body: object, query: dict[str, str | int], seconds: float
     ) -> Iterator[http.client.HTTPResponse]:
-        target = f"{path}?{urlencode(query)}" if query else path
+        try:
+            target = f"{path}?{urlencode(query)}" if query else path
+        except UnicodeEncodeError:
+            raise Invalid(_NO_TEXT, hint=_TEXT_HINT) from None
         data = None if body is None else json.dumps(body).encode()
         connection = _Connection(self.socket, seconds)
         try:
@@ -190,8 +196,13 @@ def either(socket: Path | None, at_hub: bool) -> Admin:
 
 
 def segment(text: str) -> str:
-    """One segment of a path."""
-    return quote(text, safe="")
+    """One segment of a path. Raises Invalid for none: without it the path is another one."""
+    if not text:
+        raise Invalid("a name or an id on the command line is empty", hint="is a variable of your script not set?")
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise Invalid(_NO_TEXT, hint=_TEXT_HINT) from None
 
 
 def members(answer: Any, name: str) -> list[dict[str, Any]]:

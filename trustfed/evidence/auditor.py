@@ -48,7 +48,7 @@ class Pack:  # 1. The archive: what the manifest names, and nothing else.
                     if line[-1:] != b"\n" or stream.tell() > 1 << 28 or position > last + 1:
                         raise ValueError(f"{log} {number} has a longer line, or more of them, than a segment can have")
                     tree.add(line[:-1])
-                    yield position, json.loads(line)
+                    yield position, json.loads(line, parse_constant=int)
                     position += 1
 class Tree:  # 2. A Merkle tree (RFC 6962 §2.1): the roots of its complete subtrees, largest first.
     def __init__(self, size=0, roots=()):
@@ -88,18 +88,18 @@ def endorser(keys, domain):  # The fingerprint of the publication key, whose DSS
 def agrees(fact, decided, lives):  # Whether a fact says what the event that it names decided, and when.
     kind, said = fact["kind"], fact["body"]
     by, at, b = decided.get(said.get("journal"), ("", 0, {}))
-    step, named = said.get("step"), [said.get("authorities"), said.get("entries") or []]
+    step, named, who = said.get("step"), [said.get("authorities"), said.get("entries") or []], said.get("authority")
     flags = [(bool(one.get("forced")), bool(one.get("missing")), one.get("retires") or "") for one in (said, b)]
-    life, so = lives.get(said.get("authority")), (said.get("kind"), said.get("not_before"), said.get("not_after"))
+    life, so = lives.get(who), (said.get("kind"), said.get("not_before"), said.get("not_after"))
     so = so[0] not in ("x509", "jwt") or (life == so and life[1] <= said.get("safe_ms", life[2] * 1000) // 1000 <= life[2])
-    so = step != "activated" or (so and flags[0] == flags[1])
-    same = so and (by, b.get("id")) == (f"authority.{step}", said.get("authority"))
-    forced = named == [b.get("authorities"), b.get("entries")] if by == "rotation.ordered" else named == [[b.get("id")], []]
-    return said.get("at") == at <= said.get("deadline", at) and {"rotation.forced": forced,
+    same = (step != "activated" or (so and flags[0] == flags[1])) and (by, b.get("id")) == (f"authority.{step}", who)
+    so = by in MIRRORS[kind] and named == ([b.get("authorities"), b.get("entries")] if "deadline" in b else [[b.get("id")], []])
+    due = so and datetime.fromisoformat(b.get("deadline") or b["at"]).timestamp() + b["spread_seconds"] * ("deadline" not in b)
+    return said.get("at") == at <= said.get("deadline", at) and {"rotation.forced": so and abs(said["deadline"] - due * 1000) < 2,
         "entry.ended": (by, said.get("entry")) == ("entry.deleted", b.get("id")),
         "node.ended": (by, said.get("node")) == ("node.banned", b.get("name")),
         "bundle.published": (by, said.get("sequence")) == (kind, b.get("sequence")),
-        "authority.step": same or (step == "published" and said.get("authority") in b.get("carries", ()))}[kind]
+        "authority.step": same or (step == "published" and who in b.get("carries", ()))}[kind]
 class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are those of trustfed's rules.
     def __init__(self, definition):
         self.d, self.clock, self.owed, self.closed = definition, 0, {}, []
@@ -249,7 +249,7 @@ def main(path, trust):  # 5. All of it, step by step.
         decided.update({position: (event["kind"], event["at"], body)} if event["kind"].split(".")[0] in DECIDED else {})
         if event["kind"] == "authority.prepared":
             life = (datetime.fromisoformat(body[n]).timestamp() for n in ("not_before", "not_after"))
-            lives[body["id"]] = (body["kind"], *map(int, life))
+            lives.setdefault(body["id"], (body["kind"], *map(int, life)))  # the first counts
         roots.update({position: tree.root()} if position in [one[1] for one in held] else {})
     good = (manifest["journal"]["first"], said, size, root) == (1, origin + "journal", tree.size, tree.root())
     check("journal", good, f"{tree.size} events, whole, and the checkpoint of {said} at {size}")
@@ -262,18 +262,18 @@ def main(path, trust):  # 5. All of it, step by step.
         check("origin", keys["log"] in logs or fingerprint in logs, "the log's key is one that you trust")
     for log, at, seen in held:
         check("checkpoint", log == said and roots.get(at) == seen, f"the pack goes through the one that you hold, of {at}")
-    begin, fold = manifest["ledger"]["first"] - 1, Fold(json.loads(definition))
+    begin, fold, newest = manifest["ledger"]["first"] - 1, Fold(json.loads(definition)), 0
     tree = Tree(begin, [bytes.fromhex(one) for one in json.loads(pack.small("opening.json"))])
     opened = cuts.get(begin, (b"", NEVER, 0))
     check("opening", opened[0] == tree.root(), f"the journal says that the ledger was so at {begin}")
     check("definition", hashlib.sha256(definition).hexdigest() == manifest["definition"] == VERSION_1, "it is version 1")
     for position, fact in pack.entries("ledger", tree):
         if fact["kind"] in MIRRORS:
-            once = (fact["body"]["journal"], fact["kind"], fact["key"])
-            wrong += [] if once not in told and agrees(fact, decided, lives) else [position]
-            told[once], told[once[:2]] = True, True
+            once = (fact["body"]["journal"], fact["kind"], fact["kind"] == "authority.step" and fact["body"]["authority"])
+            wrong += [] if once not in told and once[0] >= newest and agrees(fact, decided, lives) else [position]
+            told[once], told[once[:2]], newest = True, True, max(newest, once[0])
         fold.take(position, fact)
-    closed, close, newest = cuts.get(tree.size, (b"", 0, 0)), fold.d["close_ms"], max([0, *(one[0] for one in told)])
+    closed, close = cuts.get(tree.size, (b"", 0, 0)), fold.d["close_ms"]
     check("ledger", closed[0] == tree.root(), f"{tree.size - begin} facts, without a gap, and the journal's checkpoint")
     check("mirror", not wrong, f"facts that say otherwise than the journal: {wrong[:9] or 'none'}")
     due = [(at, by) for at, (by, when, _) in decided.items() if at > opened[2] and (at <= newest or when < closed[1] - close)]

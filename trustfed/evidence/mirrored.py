@@ -9,6 +9,7 @@ from typing import Any
 from trustfed.evidence import facts
 from trustfed.evidence.definition import Definition
 from trustfed.journal.events import Event, Fact
+from trustfed.runtime.timestamps import to_ms
 
 Body = Mapping[str, Any]
 
@@ -17,7 +18,7 @@ _ROOTS = ("root.created", "root.prepared", "root.activated", "root.retired")
 _KINDS = {
     facts.ENTRY_ENDED: ("entry.deleted",),
     facts.NODE_ENDED: ("node.banned",),
-    facts.FORCED: ("authority.reissued", "authority.tainted", "rotation.ordered"),
+    facts.FORCED: ("authority.reissued", "rotation.ordered"),
     facts.BUNDLE_PUBLISHED: ("bundle.published",),
     facts.AUTHORITY_STEP: (*(f"authority.{step}" for step in _STEPS), "bundle.published", *_ROOTS),
 }
@@ -57,7 +58,8 @@ class Decisions:
             self._events[position] = event
         if event.kind == "authority.prepared":
             body = event.body
-            self._lives[body["id"]] = body["kind"], _seconds(body["not_before"]), _seconds(body["not_after"])
+            life = body["kind"], _seconds(body["not_before"]), _seconds(body["not_after"])
+            self._lives.setdefault(body["id"], life)  # the first counts: none is prepared again, to have lived shorter
 
     def longest_ms(self, definition: Definition, from_ms: int, to_ms: int) -> int:
         """No SVID that is good between these lives longer, because none outlives its authority.
@@ -84,16 +86,22 @@ class Decisions:
             or not self._lives_so(body, event.kind)
         ):
             return f"{fact.kind} says other things than the journal at {position}"
-        once = (position, fact.kind, fact.key)
+        # By what was decided, not by the fact's key, of which there are many: an end said again would excuse who came back.
+        once = (position, fact.kind, str(body["authority"]) if fact.kind == facts.AUTHORITY_STEP else "")
         if once in self._mirrored:
             return f"{fact.kind} says again what was decided at {position} of the journal"
+        if position < self._newest:  # kept back until it excuses who came back meanwhile
+            return f"{fact.kind} says what was decided at {position} of the journal after what was decided later"
         self._mirrored.add(once)
         self._newest = max(self._newest, position)
         return ""
 
     def omitted(self, after: int, until_ms: int) -> list[str]:
-        """Decisions that no fact mirrors: those above position `after` that were made before `until_ms`, or before others that
-        are mirrored, for it happens in order. The first 20."""
+        """Decisions that no fact mirrors, the first 20.
+
+        Owed are those above position `after` that were made before `until_ms`, or before others that are mirrored, for it
+        happens in order.
+        """
         found, mirrored = [], {(position, kind) for position, kind, _ in self._mirrored}
         for position, event in self._events.items():
             owed = _OWED.get(event.kind)
@@ -116,6 +124,10 @@ def _seconds(text: str) -> int:
     return int(datetime.fromisoformat(text).timestamp())
 
 
+def _ms(text: str) -> int:
+    return to_ms(datetime.fromisoformat(text))
+
+
 def _entry(said: Body, decided: Body, _kind: str) -> bool:
     return bool(said.get("entry") == decided.get("id"))
 
@@ -127,8 +139,10 @@ def _node(said: Body, decided: Body, _kind: str) -> bool:
 def _forced(said: Body, decided: Body, kind: str) -> bool:
     named, entries = list(said.get("authorities") or []), list(said.get("entries") or [])
     if kind != "rotation.ordered":
-        return named == [decided.get("id")] and not entries
-    return (named, entries) == (list(decided.get("authorities") or []), list(decided.get("entries") or []))
+        due = _ms(decided["at"]) + decided["spread_seconds"] * 1000
+        return (named, entries, said.get("deadline")) == ([decided.get("id")], [], due)
+    wanted = list(decided.get("authorities") or []), list(decided.get("entries") or []), _ms(decided["deadline"])
+    return (named, entries, said.get("deadline")) == wanted
 
 
 def _bundle(said: Body, decided: Body, _kind: str) -> bool:

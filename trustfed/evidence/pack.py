@@ -33,7 +33,6 @@ from trustfed.errors import Invalid
 FORMAT = "trustfed-evidence-pack/1"
 MANIFEST, DEFINITION, KEYS, CHECKPOINT = "manifest.json", "definition.json", "keys.json", "checkpoint"
 OPENING, FIGURES, SECOND, README = "opening.json", "figures.json", "verify.py", "README.txt"
-SINGLE = (DEFINITION, KEYS, CHECKPOINT, OPENING, FIGURES, SECOND, README)
 CUT = "log.checkpoint"
 """The kind of the journal's events that are checkpoints of the ledger."""
 SEGMENT = 65_536

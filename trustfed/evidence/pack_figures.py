@@ -19,8 +19,6 @@ from trustfed.journal.events import Fact
 MAX_FAILURES = 10_000
 _LOOK_EVERY = 20_000
 """Facts between two looks: each obligation changes some three times, and is looked at once."""
-
-
 _NONE = (0,) * len(COUNTS)
 
 

@@ -99,7 +99,7 @@ class Counting:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, order: Order) -> None:
-        """One more."""
+        """Let one more process count. Raises Unavailable where none can be started."""
         try:
             process = subprocess.Popen(_ARGV, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except OSError as error:
@@ -148,9 +148,11 @@ def count(order: Order) -> Tally:
 
 
 def take(window: Window, position: int, line: bytes, share: int, of: int) -> None:
-    """Take one fact as share `share` (from 0) of `of`."""
+    """Take one fact as share `share` (from 0) of `of`. Raises Invalid for one that is about no instance of ours."""
     seen, engine = GLANCE.decode(line), window.engine
     if seen.kind in _OF_INSTANCES:
+        if isinstance(seen.body.instance, int | float):  # 1, 1.0 and true are one instance to who counts them all
+            raise Invalid(f"fact {position} is about an instance that is a number")
         if zlib.crc32(str(seen.body.instance).encode()) % of == share:
             window.take(position, _FACT.decode(line))
             return

@@ -101,10 +101,10 @@ class Rolling:
             row[place] += sign * count
 
     def facts(self, at_ms: int, begin: int, end: int, root: str, tries: int) -> list[Fact]:
-        """What is recorded before the facts in [begin, end) leave; `root` is the Merkle root over all leaves before `end`,
-        `tries` how often that was recorded before.
+        """What is recorded before the facts in [begin, end) leave.
 
-        Raises Invalid if more is open than 1,000 facts hold. Blocks.
+        `root` is the Merkle root over all leaves before `end`, `tries` how often that was recorded before. Raises Invalid if
+        more is open than 1,000 facts hold, or after 1,000 tries. Blocks.
         """
         pending = self._engine.pending()
         for it in pending:  # counted by who carries it on

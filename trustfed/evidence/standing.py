@@ -100,6 +100,8 @@ class Finding(msgspec.Struct, frozen=True):
     subject: str
     says: str
     hint: str
+    advice: bool = False
+    """A recommendation; nothing fails by it."""
 
 
 class Probe(msgspec.Struct, frozen=True):

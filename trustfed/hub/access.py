@@ -141,6 +141,13 @@ def ended(state: HubState, actor: str, now: datetime) -> bool:
     return actor.startswith("token:") and (token is None or _over(token, now))
 
 
+def check_stands(state: HubState, actor: str, now: datetime) -> None:
+    """Denied for a token (or a login by its link) that was let in at a door and has ended since."""
+    token = _token_of(state, actor)
+    if token is not None and _over(token, now):
+        raise Denied(f"{shown(actor)} opens nothing any more, and decides nothing", hint="trustfed token create")
+
+
 def caller(state: HubState, authorization: str | None, now: datetime) -> Caller | None:
     """Who a bearer is; None for no token, an unknown, expired or revoked one: the door tells none of these apart."""
     scheme, _, text = (authorization or "").partition(" ")

@@ -78,7 +78,7 @@ class Operations:
         glass_broken: Counter | None = None,
     ) -> None:
         self.approvals: Approving[HubState] = Approving(
-            fold, approvals.commands(signer), clock, approval_life, glass_broken
+            fold, approvals.commands(signer), clock, approval_life, glass_broken, access.check_stands
         )
         self._manifests = manifest_files
         self._unpacking = asyncio.Semaphore(2)  # files of 16 MiB: after a restart every cluster sends one at once
@@ -106,7 +106,9 @@ class Operations:
         *,
         simulated: bool = False,
     ) -> EnrolmentToken:
-        """Invite a trust domain; the token is returned once and kept nowhere."""
+        """Invite a trust domain; the token is returned once and kept nowhere. A `simulated` one pages nobody: an admin may."""
+        if simulated:
+            caller.must_be("admin")
         now = self.now()
         root_set = current_root_set(self.state, now)
         token = EnrolmentToken(

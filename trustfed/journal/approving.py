@@ -111,8 +111,11 @@ class Approving(Generic[State]):
         clock: Clock,
         life: timedelta = approvals.LIFE,
         broken: Counter | None = None,
+        stands: Callable[[State, str, datetime], None] = lambda state, actor, now: None,
     ) -> None:
+        """`stands` raises Denied for an actor who was let in, and is no more: it may happen while keys sign."""
         self._fold, self._clock, self._life, self._broken = fold, clock, life, broken
+        self._stands = stands
         self._commands: dict[str, Command[State]] = {}
         self._listeners: list[Callable[[Proposal], None]] = []
         for command in commands:
@@ -152,13 +155,12 @@ class Approving(Generic[State]):
             return await self._alone(command, said, wanted, actor, command_id, now)
         if earlier is None and not command.check(self._fold.state, said, now):
             return Asked(None)
-        await self._fold.execute(
-            lambda state: approvals.propose(state.proposals, wanted, actor, self._life, now),
-            command_id=command_id,
-            actor=actor.id,
-            reason=reason,
-            now=now,
-        )
+
+        def decide(state: State) -> Sequence[TypedEvent]:
+            self._stands(state, actor.id, now)
+            return approvals.propose(state.proposals, wanted, actor, self._life, now)
+
+        await self._fold.execute(decide, command_id=command_id, actor=actor.id, reason=reason, now=now)
         made = approvals.same(self._fold.state.proposals, wanted, actor, now)
         if made is None:
             raise Conflict("what was proposed has ended in between", hint="trustfed approval list")
@@ -179,6 +181,7 @@ class Approving(Generic[State]):
             effect = await self._effect(command, body, now)
 
             def decide(state: State) -> Sequence[TypedEvent]:
+                self._stands(state, actor.id, now)
                 approved = approvals.approve(state.proposals, id_, actor, now, body_hash)
                 return [approved, *_something(command.naming(effect(state), found.proposed_by, actor.id))]
 
@@ -292,6 +295,7 @@ class Approving(Generic[State]):
         before, effect = self._fold.position, await self._effect(command, body, now)
 
         def decide(state: State) -> Sequence[TypedEvent]:
+            self._stands(state, actor.id, now)
             events = command.naming(effect(state), actor.id, "")
             return [broken, *events] if events else []
 

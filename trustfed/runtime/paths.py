@@ -33,7 +33,14 @@ _HINT = "the reference documents every path"
 
 
 class Paths(Starlette):
-    """An application whose paths are added one by one; errors are mapped by trustfed.runtime.problems."""
+    """An application whose paths are added one by one; errors are mapped by trustfed.runtime.problems.
+
+    A path is as it is written: one with a "/" too many leads nowhere, least of all to the host that a request names.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router.redirect_slashes = False
 
     def get(self, path: str) -> Callable[[Handler], Handler]:
         """Let the function below answer GET at this path."""

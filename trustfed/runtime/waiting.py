@@ -45,11 +45,18 @@ async def _ended(tasks: Sequence[asyncio.Task[Any]]) -> None:
     """Cancel, wait, and cancel again what goes on all the same.
 
     A stream that breaks in the moment of the cancellation puts its own error in the place of it (grpclib.utils.Wrapper),
-    and a job that tries again after errors would live for ever.
+    and a job that tries again after errors would live for ever. Who waits here may be cancelled again for the same reason,
+    by a `together` around this one: that is handed down, and nobody is left behind.
     """
+    again: asyncio.CancelledError | None = None
     while left := [task for task in tasks if not task.done()]:
         for task in left:
             task.cancel()
-        await asyncio.wait(left, timeout=_AGAIN_SECONDS)
+        try:
+            await asyncio.wait(left, timeout=_AGAIN_SECONDS)
+        except asyncio.CancelledError as error:
+            again = error
     # Their errors are looked at, so that asyncio does not report them as lost.
     await asyncio.gather(*tasks, return_exceptions=True)
+    if again is not None:
+        raise again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import fields
@@ -220,7 +221,8 @@ async def test_an_approval_while_its_target_turned_is_a_conflict(socket: Socket)
 async def test_to_believe_a_legacy_domain_takes_two_uids_and_to_end_it_one(socket: Socket) -> None:
     """Its identities are equal to ours by the mesh's alias: who picks its anchor could mint any of them."""
     until = (socket.cluster.now + timedelta(days=30)).isoformat()
-    body = {"anchors": [base64.b64encode(WebCa().der).decode()], "until": until, "reason": REASON}
+    anchor = WebCa().der
+    body = {"anchors": [base64.b64encode(anchor).decode()], "until": until, "reason": REASON}
 
     async def put(uid: int, name: str, **more: Any) -> httpx.Response:
         return await socket._clients[uid].put(f"/legacy/{name}", json={**body, **more})
@@ -231,6 +233,9 @@ async def test_to_believe_a_legacy_domain_takes_two_uids_and_to_end_it_one(socke
     asked = await put(1, "cluster.local")
     assert asked.status_code == 202, asked.text
     assert asked.json()["what"].startswith("believe an anchor of the legacy domain cluster.local until ")
+    assert asked.json()["what"].endswith(
+        f", sha256:{hashlib.sha256(anchor).hexdigest()}"
+    )  # what the second one compares
     assert (await socket.approve(1, asked.json()["proposal"])).status_code == 403
     assert not socket.cluster.state.istio.legacy
     assert (await socket.approve(2, asked.json()["proposal"])).status_code == 200

@@ -210,6 +210,28 @@ async def test_breaking_the_glass_is_one_event_and_an_alarm(
     assert len(alarms) == sum(kind == "glass.broken" for kind in await kinds(hub, 0))
 
 
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_token_that_is_revoked_while_the_keys_sign_decides_nothing(hub: HubParts, alone: bool) -> None:
+    ann, admin = Caller("uid:1", "admin"), Caller("uid:2", "admin")
+    token, _ = await hub.operations.issue_token(admin, "stolen", "admin", DAY)
+    thief, roots = Caller(f"token:{token}", "admin", "uid:2"), hub.state.roots
+    signs = next(command for command in commands(hub.signer) if command.name == "root.prepare")
+
+    async def slow(*given: Any) -> Any:
+        await hub.operations.revoke_token(admin, token)
+        return await signs.make(*given)
+
+    hub.operations.approvals.add(replace(signs, make=slow))
+    asked = await hub.operations.ask(ann, root_preparation(hub.state), REASON)
+    assert asked.proposal is not None
+    with pytest.raises(Denied, match="opens nothing any more"):
+        if alone:
+            await hub.operations.ask(thief, root_preparation(hub.state), REASON, break_glass=True)
+        else:
+            await hub.operations.approvals.approve(thief.acting, asked.proposal.id)
+    assert hub.state.roots == roots and hub.operations.approvals.found(asked.proposal.id)["status"] == "open"
+
+
 @pytest.mark.parametrize("dies", ["while the keys sign", "before it is recorded", "after it is recorded"])
 async def test_killed_between_approval_and_effect_leaves_both_or_neither(dies: str) -> None:
     journal = FaultyJournal()

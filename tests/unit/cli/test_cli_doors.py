@@ -51,6 +51,8 @@ class Door:
         value = self.answers[request.method, request.path]
         if isinstance(value, TrustfedError):
             raise value
+        if isinstance(value, Response):
+            return value
         return Response(body=value) if isinstance(value, bytes) else Response.of(value)
 
     def close(self) -> None:
@@ -305,3 +307,27 @@ def test_moments() -> None:
     for text in ("2027-01-31T13:00:00", "soon", ""):
         with pytest.raises(Invalid):
             moment(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("token", "revoke", ""), "is empty"),
+        (("entry", "delete", ""), "is empty"),
+        (("token", "revoke", "\udcff"), "not UTF-8"),
+        (("audit", "list", "--actor", "\udcff"), "not UTF-8"),
+    ],
+)
+def test_what_names_nothing_is_not_asked(
+    door: Door, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], why: str
+) -> None:
+    door.open()
+    code, out, err = run(capsys, *words, "--socket", str(door.path))
+    assert code not in (0, 1) and why in err and not out and not door.asked
+
+
+def test_a_redirect_is_no_success(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
+    door.answer("DELETE", "/entries/x", Response(307, headers={"location": "http://elsewhere/entries"}))
+    door.open()
+    code, out, err = run(capsys, "entry", "delete", "x", "--socket", str(door.path))
+    assert code == 6 and "307" in err and not out

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fastapi import FastAPI
 from msgspec.structs import replace
 
 from tests.fakes.fleet import FakeFleet
@@ -44,6 +43,7 @@ from trustfed.journal.merkle.witness_files import WitnessFiles
 from trustfed.proto import evidence_pb2 as pb
 from trustfed.runtime.clock import SystemClock
 from trustfed.runtime.metrics import Registry
+from trustfed.runtime.paths import Paths
 from trustfed.runtime.problems import map_errors
 from trustfed.spiffe.ids import TrustDomain
 
@@ -313,7 +313,7 @@ async def test_the_hubs_log_is_witnessed_over_restarts(world: World) -> None:
 def _operator(world: World) -> httpx.AsyncClient:
     """The admin socket's paths for evidence, asked by uid 7."""
     none: dict[str, Any] = dict.fromkeys(field.name for field in fields(AdminParts))
-    app, parts = FastAPI(), AdminParts(**none | {"fold": world.parts.fold, "clock": SystemClock()})
+    app, parts = Paths(), AdminParts(**none | {"fold": world.parts.fold, "clock": SystemClock()})
     map_errors(app)
     unused: Any = None
     evidence_paths(app, parts, unused, unused, world.witnessing, unused)

@@ -103,6 +103,7 @@ async def test_from_an_issue_to_a_standing(hub: FakeHub, tmp_path: Path, monkeyp
         standing = await cluster.ok("GET", "/evidence/standing")
         assert (standing["nodes"], standing["entries"]) == (1, 1)
         assert {one["state"] for one in standing["authorities"]} == {"active"}
+        assert [(one["code"], one["advice"]) for one in standing["lint"]] == [("no-witness", True)]
         assert [log["checkpoint_size"] for log in standing["logs"]] == [cut["size"], cut["ledger_size"]]
         metrics = (await cluster.admin("GET", "/metrics")).text
         assert 'trustfed_cluster_evidence_facts_total{kind="loaded"} 1' in metrics

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from trustfed.cluster import enrolment
+from trustfed.cluster.evidence.own_standing import OwnStanding
+from trustfed.cluster.freshness import Freshness
 from trustfed.cluster.identity import OwnIdentity
 from trustfed.demo import story
 from trustfed.demo.browser import figures, row, words
@@ -23,6 +25,7 @@ from trustfed.evidence import facts as kinds
 from trustfed.evidence.changes import Changes
 from trustfed.evidence.engine import Engine
 from trustfed.evidence.model import COUNTS
+from trustfed.evidence.rollovers import stuck
 from trustfed.evidence.standing import Standing
 from trustfed.evidence.standing_of import parts
 from trustfed.evidence.store import EvidenceStore
@@ -197,6 +200,23 @@ async def test_what_is_simulated_has_the_members_of_what_the_ca_records(tmp_path
     shape: dict[str, Any] = {name: type(value) for name, value in real.body.items()}
     assert {name: type(value) for name, value in simulated.body.items()} == shape
     assert len(simulated.key) == len(real.key)
+
+
+async def test_the_roll_over_of_a_stuck_cluster_is_stuck_from_the_start(tmp_path: Path) -> None:
+    cluster = SimulatedCluster(scene_with(Fault.STUCK), tmp_path / "c", "1")
+    await cluster.open()
+    try:
+        await cluster._grow_old()
+        held = cluster._held
+        policy, fresh = (
+            held.authorities.lifecycle_policy(),
+            Freshness(held.fold, timedelta(1), held.clock, held.registry),
+        )
+        own = OwnStanding(cluster._state, held.config, cluster._presence, cluster._consumers, policy, fresh, held.clock)
+        (alarm,) = [one for one in stuck(own.authorities(), to_ms(held.clock.now())) if "x509" in one.says]
+        assert alarm.since_ms < to_ms(held.clock.now()) and cluster._state().level.sequence == 2
+    finally:
+        await cluster.close()
 
 
 async def test_simulated_clusters_take_no_orders_and_are_configured_as_real_ones(tmp_path: Path) -> None:

@@ -56,6 +56,14 @@ def test_every_state_of_a_key_is_valid_in_cyclonedx() -> None:
         assert cyclonedx_faults(render(made, "cyclonedx").decode()) is None, state
 
 
+def test_who_was_recreated_stands_beside_the_excused_where_it_is_known() -> None:
+    held = report().figures[0]
+    known = replace(held, counts={"due": 9, "excused": 3, "recreated": 2})
+    said = render(report(figures=(known, held)), "csv", table="figures").decode()
+    rows = [(one["excused"], one["recreated"], one["late"]) for one in csv.DictReader(io.StringIO(said))]
+    assert rows == [("3", "2", "0"), ("0", "", "0")]
+
+
 def test_ocsf_is_valid() -> None:
     from jsonschema import Draft202012Validator
     from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema

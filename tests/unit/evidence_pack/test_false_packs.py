@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from tests.fakes.domain import new_key
 from tests.fakes.evidence_facts import START
@@ -29,6 +30,7 @@ from trustfed.evidence.pack_figures import rate
 from trustfed.evidence.pack_verify import Outcome
 from trustfed.federation.envelope import PublicationKey
 from trustfed.journal.events import Fact
+from trustfed.runtime.timestamps import from_ms
 
 SCOPE = Scope(*WINDOW, 7_200_000)
 
@@ -146,6 +148,16 @@ UNDECIDED: dict[str, dict[str, Any]] = {
         "kind": "rotation.forced",
         "body": {"authorities": ["a"], "entries": [], "deadline": 1 << 50, "journal": 1},
     },
+    "a deadline later than the command's": {
+        "kind": "rotation.forced",
+        "decided": "authority.reissued",
+        "body": {"authorities": ["a9"], "entries": [], "deadline": 1 << 50},
+    },
+    "a command made of another decision": {
+        "kind": "rotation.forced",
+        "decided": "entry.deleted",
+        "body": {"authorities": ["a9"], "entries": [], "deadline": 1 << 50},
+    },
     "a deadline before the command": {
         "kind": "rotation.forced",
         "decided": "authority.reissued",
@@ -165,7 +177,10 @@ def test_facts_that_mirror_no_decision_are_named_by_both(name: str, tmp_path: Pa
         body = {"at": house.at, **said["body"]}
         if "decided" in said:
             forced = name == "an unforced step"
-            body["journal"] = await house.decide(said["decided"], id="a9", forced=forced, retires="", missing=[])
+            more = {"at": from_ms(house.at).isoformat(), "spread_seconds": 3_600}
+            body["journal"] = await house.decide(
+                said["decided"], id="a9", forced=forced, retires="", missing=[], **more
+            )
         if name.endswith("dated back"):
             body["at"] -= 3_600_000
         await house.store.ledger.append([Fact(house.at, said["kind"], "a9", body)])
@@ -212,7 +227,7 @@ def test_an_authority_lives_as_it_was_prepared(change: dict[str, Any], code: str
     _judged(asyncio.run(forge()), code, tmp_path, shed)
 
 
-@pytest.mark.parametrize("how", ["left out", "said twice", "only now"])
+@pytest.mark.parametrize("how", ["left out", "said twice", "said under another key", "kept back", "only now"])
 def test_each_decision_is_told_once(how: str, tmp_path: Path, shed: Path) -> None:
     async def forge() -> bytes:
         house = await EvidenceHouse.open(tmp_path / "store")
@@ -226,6 +241,8 @@ def test_each_decision_is_told_once(how: str, tmp_path: Path, shed: Path) -> Non
         later = {
             "left out": [told[1]],  # before another one that is mirrored: it was passed over
             "said twice": [*told, told[0]],
+            "said under another key": [*told, replace(told[0], key="again")],  # e1 that came back is excused again
+            "kept back": told[::-1],
             "only now": [Fact(house.at, "cluster.gap", NAME, {"from": at, "to": house.at})],  # a day, and nothing said
         }
         return await _packed(house, later[how], tmp_path)
@@ -233,8 +250,12 @@ def test_each_decision_is_told_once(how: str, tmp_path: Path, shed: Path) -> Non
     _judged(asyncio.run(forge()), "mirror", tmp_path, shed)
 
 
-def test_what_lived_longer_than_all_that_is_there_cannot_be_left_out(tmp_path: Path, shed: Path) -> None:
-    """Every SVID in the pack lives for an hour; the authority could sign longer ones, which an earlier range would show."""
+@pytest.mark.parametrize("again", [False, True])
+def test_what_lived_longer_than_all_that_is_there_cannot_be_left_out(again: bool, tmp_path: Path, shed: Path) -> None:
+    """Every SVID in the pack lives for an hour; the authority could sign longer ones, which an earlier range would show.
+
+    To say later that it lives for an hour changes nothing.
+    """
 
     async def forge() -> bytes:
         house = await EvidenceHouse.open(tmp_path / "store")
@@ -243,10 +264,14 @@ def test_what_lived_longer_than_all_that_is_there_cannot_be_left_out(tmp_path: P
             house.at = START + number * 3_600_000
             issued = _issued(number, house.at)
             await house.live([issued])
-        sizes = (3, house.store.ledger.position)
+        sizes, begin = (3, house.store.ledger.position), house.at - house.at % 300_000
+        if again:
+            begin += 2 * 3_600_000
+            life = {"not_before": from_ms(begin).isoformat(), "not_after": from_ms(begin + 3_600_000).isoformat()}
+            await house.decide("authority.prepared", id="a9", kind="x509", **life)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pack_export, "_range", lambda *_: sizes)
-            scope = Scope(house.at - house.at % 300_000, house.at - house.at % 300_000 + 300_000, 0)
+            scope = Scope(begin, begin + 300_000, 0)
             await export(house, scope, DEFINITION, tmp_path / "made.pack", now_ms=house.at)
         await house.close()
         return trust_of(house)
@@ -303,7 +328,11 @@ def test_a_verifier_that_is_not_ours_is_named(world: World, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["journal/000001.ndjson.gz", "ledger/000001.ndjson.gz"])
-@pytest.mark.parametrize("bomb", [b"x" * (2 << 20), b"{}\n" * 200_000, b"\n" * 200_000], ids=["line", "many", "empty"])
+@pytest.mark.parametrize(
+    "bomb",
+    [b"x" * (2 << 20), b"{}\n" * 200_000, b"\n" * 200_000, b'{"at":NaN,"kind":"x","key":"","body":{}}\n'],
+    ids=["line", "many", "empty", "not JSON"],
+)
 def test_what_unpacks_for_ever_is_given_up(name: str, bomb: bytes, world: World, shed: Path, tmp_path: Path) -> None:
     pack = write(tmp_path / "bomb.pack", {**world.members(), name: gzip.compress(bomb)})
     assert ours(pack, world.keys).outcome is Outcome.FAILED

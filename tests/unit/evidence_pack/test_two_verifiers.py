@@ -9,12 +9,13 @@ import msgspec
 import pytest
 
 from tests.fakes.evidence_facts import MINUTE, START, History
+from trustfed.errors import Invalid
 from trustfed.evidence import auditor
 from trustfed.evidence.definition import DEFINITION
 from trustfed.evidence.pack import FORMAT, Manifest, Range
 from trustfed.evidence.pack_figures import Tally, Window, computed, figures_of
 from trustfed.evidence.pack_share import take
-from trustfed.journal.events import canonical_fact
+from trustfed.journal.events import Fact, canonical_fact
 
 BUCKET = 5 * MINUTE
 
@@ -61,3 +62,13 @@ def test_shares_of_the_instances_are_the_whole(seed: int) -> None:
         assert found.counts
         shares.add(found)
     assert shares == whole.tally(as_of)
+
+
+def test_an_instance_that_is_two_to_shares_and_one_to_the_whole_is_refused() -> None:
+    """1 and true are one key in memory, and two texts."""
+    begin = START - START % BUCKET
+    for odd in (1, True):
+        window = Window("prod", DEFINITION, begin, begin + BUCKET)
+        line = canonical_fact(Fact(START, "agent.loaded", "0a", {"instance": odd, "slot": "x509"}))
+        with pytest.raises(Invalid, match="instance that is a number"):
+            take(window, 1, line, 0, 3)

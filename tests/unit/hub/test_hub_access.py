@@ -122,6 +122,16 @@ async def test_every_role_gets_what_it_may_and_no_more(hub: HubParts) -> None:
                 assert (answer.status_code == 403) is not allowed, (route, role, answer.text)
 
 
+async def test_what_pages_nobody_takes_an_admin(hub: HubParts) -> None:
+    for role, status in (("operator", 403), ("admin", 201)):
+        token = (await hub.operations.issue_token(ADMIN, role, role, DAY))[1]
+        async with _client(https_app(hub.parts(), timedelta(days=1), lambda: True)) as client:
+            order = {"name": "quiet", "owner": "team", "simulated": True}
+            made = await client.post(f"{API}/domains", json=order, headers={"Authorization": f"Bearer {token}"})
+        assert made.status_code == status, made.text
+    assert hub.state.domains["quiet"].simulated
+
+
 async def test_tokens_that_open_nothing(hub: HubParts) -> None:
     token_id, text = await hub.operations.issue_token(ADMIN, "ci", "admin", timedelta(hours=1))
     now = hub.clock.now()

@@ -104,11 +104,17 @@ async def test_a_quarantine_shows_who_loses_what_before_it_is_ordered(peopled: D
     assert "12, of 14 certificates" in shown.text and "west, east" in shown.text
     assert "spiffe%3A%2F%2Fwest%2Fweb-9" in shown.text and "web-10" not in shown.text
 
-    async def lie(kind: str, body: bytes) -> bytes:
-        return b'{"certificates": "<b>"}'
+    for lied in (
+        b'{"certificates": "<b>"}',
+        b'{"certificates": 1, "identities": 1%s, "spiffe_ids": []}' % (b"0" * 400),
+    ):
 
-    questions.local["west"] = lie
-    assert "west answered with something else" in (await house.get(page.replace("prod-us", "west"))).text
+        async def lie(kind: str, body: bytes, lied: bytes = lied) -> bytes:
+            return lied
+
+        questions.local["west"] = lie
+        shown = await house.get(page.replace("prod-us", "west"))
+        assert "west answered with something else" in shown.text and 'value="do"' in shown.text
 
 
 async def test_the_hubs_own_domain_is_no_clusters(peopled: DashboardHouse) -> None:

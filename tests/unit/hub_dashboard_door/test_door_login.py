@@ -122,6 +122,16 @@ async def test_open_links_are_bounded_and_those_that_are_over_do_not_count(house
     assert len(house.hub.state.dashboard.links) == 1
 
 
+async def test_links_of_a_revoked_token_take_nobodys_place(house: DashboardHouse) -> None:
+    token, _ = await house.hub.operations.issue_token(ADMIN, "ci", "admin", timedelta(days=1))
+    for _ in range(200):
+        await house.logins.link(Caller(f"token:{token}", "admin", "uid:1000"), "mallory", "admin", MINUTES)
+    with pytest.raises(Exception, match="200 login links"):
+        await house.logins.link(ADMIN, "a", "viewer", MINUTES)
+    await house.hub.operations.revoke_token(ADMIN, token)
+    await house.logins.link(ADMIN, "a", "viewer", MINUTES)
+
+
 async def test_whom_a_revoked_token_let_in_is_out_at_once(house: DashboardHouse) -> None:
     operations, open_one = house.hub.operations, timedelta(minutes=50)
     token, _ = await operations.issue_token(ADMIN, "ci", "admin", timedelta(days=1))

@@ -20,7 +20,7 @@ from tests.fakes.clocks import ManualClock
 from tests.fakes.openbao import OpenBao
 from tests.unit.hub.hub_parts import HubParts
 from tests.unit.hub_dashboard_door.dashboard_house import ORIGIN, Browser, DashboardHouse
-from trustfed.errors import Denied, Invalid, Unavailable
+from trustfed.errors import Conflict, Denied, Invalid, Unavailable
 from trustfed.hub.access import Caller
 from trustfed.hub.approvals import NEXT_ROOT
 from trustfed.hub.dashboard import oidc_provider
@@ -315,12 +315,17 @@ async def test_logins_of_before_end_when_accounts_are_bound_anew_or_named_anew(t
     assert first.parts.oidc is not None
     who = first.parts.oidc._actor("alice")
     await first.parts.logins.by_provider(Caller(who, "admin", who))
+    asked = (await hub.operations.ask(Caller(who, "admin", who), NEXT_ROOT, "yearly")).proposal
+    assert asked is not None
     await first.close()
     again = await opened()
     assert [one.actor for one in again.parts.sessions.alive()] == [who]
     await again.close()
+    assert hub.operations.approvals.found(asked.id)["status"] == "open"
     bound = await opened(uids={"alice": 1000})
     assert not bound.parts.sessions.alive()
+    with pytest.raises(Conflict, match="withdrawn"):  # alice's uid would be another person than her account was
+        await hub.operations.approvals.approve(Caller("uid:1000", "admin").acting, asked.id)
     await bound.parts.logins.by_provider(Caller(who, "admin", "uid:1000"))
     await bound.close()
     (tmp_path / "oidc.key").unlink()

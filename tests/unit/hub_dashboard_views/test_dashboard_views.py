@@ -16,7 +16,7 @@ from tests.fakes.fleet_scene import AHEAD, DARK, Scene
 from tests.fakes.fleet_standings import AWAY, HOUR, LATE, STUCK, standing
 from tests.unit.hub_dashboard_door.dashboard_house import DashboardHouse
 from trustfed.evidence.compliance.controls import CONTROLS
-from trustfed.evidence.standing import Authority, Stage
+from trustfed.evidence.standing import Authority, Finding, Stage, Standing
 from trustfed.hub.dashboard.charts.svg import Kind
 from trustfed.hub.dashboard.views import VIEWS
 from trustfed.hub.dashboard.views.authorities import lanes
@@ -202,6 +202,27 @@ def test_the_funnel_loses_only_what_had_to_come_further() -> None:
     assert steps(told)[0].left_out == (("excused", 2),)
     assert [step.lost for step in steps([Stage("due", 5, {}), Stage("loaded", 9, {"x": 3})])] == [0, 0]
     assert steps([]) == [] and steps([Stage("due", 0, {})])[0].share == 0
+
+
+async def test_advice_comes_last_and_fails_nothing() -> None:
+    made = await DashboardHouse.make("auditor")
+    now = to_ms(made.clock.now())
+    advice = Finding(
+        "no-witness", "a.example", "no auditor holds checkpoints", "evidence.witness_directory", advice=True
+    )
+    made.fleet.stream("a.example", True, now)
+    made.fleet.tell_standing("a.example", Standing("a.example", now, lint=(advice,)))
+    page = await text(made, "/lint")
+    assert "Advice: nothing fails by it" in page and '<tr class="warn">' not in page
+    assert "every lifetime nests" in await text(made, "/controls/cryptoperiods")
+    assert ">Advice</h2>" in await text(made, "/domain?name=a.example")
+    fails = Finding("short-node-svid", "b.example", "a short outage cuts nodes off", "a longer policy.node_ttl")
+    made.fleet.stream("b.example", True, now)
+    made.fleet.tell_standing("b.example", Standing("b.example", now, lint=(fails,)))
+    page = await text(made, "/lint")
+    assert page.index("short outage") < page.index("no auditor holds") and page.count('<tr class="warn">') == 1
+    assert "1 exception" in await text(made, "/controls/cryptoperiods")
+    await made.close()
 
 
 def test_the_board_puts_a_passed_safe_moment_and_a_taint_before_the_rest() -> None:

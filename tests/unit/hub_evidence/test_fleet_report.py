@@ -23,6 +23,7 @@ from trustfed.evidence.model import BUCKET_MS
 from trustfed.evidence.standing import Authority, Standing
 from trustfed.hub.evidence.orders import Order
 from trustfed.hub.evidence.reporting import FleetReporting
+from trustfed.journal.merkle.witness import Held, Shrunk
 from trustfed.proto import evidence_pb2 as pb
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
@@ -153,17 +154,24 @@ OTHERS: dict[str, Callable[[Report], Report]] = {
     "another window": lambda one: replace(one, from_ms=one.from_ms - BUCKET_MS),
     "another's figures": lambda one: replace(one, figures=(replace(one.figures[0], trust_domain="west"),)),
     "another's proof": lambda one: replace(one, proofs=(replace(one.proofs[0], origin="trustfed/west/journal"),)),
+    "a rate that its counts do not say": lambda one: replace(
+        one, figures=(replace(one.figures[0], counts={"due": 10, "expired": 10}, headline=1.0),)
+    ),
+    "more than was asked for": lambda one: replace(one, ran_by="x" * (901 << 10)),
     "a number that is none": lambda one: replace(one, unknown=1 << 60),
 }
 
 
-@pytest.mark.parametrize("fault", [*OTHERS, "nothing", "no report"])
+BAD = {"nothing": b"{}", "no report": b'{"scope": [1]}', "nested": b'{"x":' + b"[" * 700 + b"]" * 700 + b"}"}
+
+
+@pytest.mark.parametrize("fault", [*OTHERS, *BAD])
 async def test_what_a_cluster_says_of_others_is_not_taken(house: EvidenceHouse, fault: str) -> None:
     cluster = await house.cluster(ANSWERS)
 
     def make(asked: dict[str, Any]) -> bytes:
-        if fault in ("nothing", "no report"):
-            return b"{}" if fault == "nothing" else b'{"scope": [1]}'
+        if fault in BAD:
+            return BAD[fault]
         return msgspec.json.encode(OTHERS[fault](msgspec.json.decode(said(asked), type=Report)))
 
     async with cluster.stream() as stream:
@@ -174,6 +182,20 @@ async def test_what_a_cluster_says_of_others_is_not_taken(house: EvidenceHouse, 
     (heard,) = found.domains
     assert not heard.answered and heard.why and heard.says.startswith("as told ")
     assert found.reports[0].source.startswith("hub of hub.example") and found.reports[0].absent
+
+
+async def test_what_the_witness_found_stands_whatever_a_cluster_says(house: EvidenceHouse) -> None:
+    cluster = await house.cluster(ANSWERS)
+    origin = f"trustfed/{ANSWERS}/journal"
+    house.evidence.witness._answer(ANSWERS, origin, Shrunk(Held(origin, 5, b"r" * 32, b""), b"", 3), b"")
+    async with cluster.stream() as stream:
+        await stream.until("welcome")
+        asked = asyncio.ensure_future(reporting(house).report(days(house, 1), "uid:0", [ANSWERS]))
+        await answering(stream, said)
+        found = await asked
+    assert found.domains[0].answered and {one.problem for one in found.reports[0].proofs} == {
+        f"{origin} has 3 entries, and had 5"
+    }
 
 
 async def test_bad_questions_and_long_windows(house: EvidenceHouse) -> None:

@@ -140,13 +140,17 @@ def test_domains_stand_worst_first(fleet: Fleet) -> None:
         fleet.domain("nowhere")
 
 
+ADVICE = Finding("no-witness", "x", "no auditor holds checkpoints", "evidence.witness_directory", advice=True)
+
+
 def test_only_what_nothing_is_wrong_with_is_well(fleet: Fleet) -> None:
     now, held = fleet.now_ms, Authority("a1", "x509", "active", "ec", "file", 0, 9, 0)
     late = msgspec.structs.replace(held, state="prepared", waiting_count=2, activates_by_ms=now)
     said = {
         "tainted": {"authorities": (msgspec.structs.replace(held, state="tainted"),)},
         "stuck": {"authorities": (held, late)},
-        "lint": {"lint": (Finding("short", "x", "it is short", ""),)},
+        "lint": {"lint": (Finding("short", "x", "it is short", ""), ADVICE)},
+        "advised": {"lint": (ADVICE,)},
         "dark": {"coverage": 0.5},
         "fine": {"authorities": (held,)},
     }
@@ -155,13 +159,14 @@ def test_only_what_nothing_is_wrong_with_is_well(fleet: Fleet) -> None:
         fleet.tell_standing(name, Standing(name, now, **fields))  # type: ignore[arg-type]
         fleet.tell_counters(name, [row(at_ms=now, due=100, on_time=100)])
     rows = {one.trust_domain: one for one in fleet.domains()}
-    assert list(rows) == ["stuck", "tainted", "lint", "dark", "fine"]
-    assert [one.severity for one in rows.values()] == [1, 1, 3, 4, 5]
+    assert list(rows) == ["stuck", "tainted", "lint", "dark", "advised", "fine"]
+    assert [one.severity for one in rows.values()] == [1, 1, 3, 4, 5, 5]
+    assert rows["advised"].says == "well"
     assert rows["dark"].withheld == ("leaf",) and "withheld: coverage 50.0%" in rows["dark"].says
     assert (
         "tainted" in rows["tainted"].says
         and "last safe moment" in rows["stuck"].says
-        and rows["lint"].says.endswith("fail: short")
+        and rows["lint"].says == "1 setting that will fail: short"
     )
 
 

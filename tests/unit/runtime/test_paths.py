@@ -91,7 +91,16 @@ async def test_a_wrong_kind_names_the_member_and_not_the_value(
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nothing", 404), ("POST", "/things", 405), ("HEAD", "/things", 405), ("POST", "/fail", 500)],
+    [
+        ("GET", "/nothing", 404),
+        ("POST", "/things", 405),
+        ("HEAD", "/things", 405),
+        ("OPTIONS", "/things", 405),
+        ("POST", "/fail", 500),
+        ("GET", "/items/", 404),  # no redirect, which would go to the host that the request names
+        ("DELETE", "/things/", 404),
+        ("DELETE", "/things/a%2Fb%2Fc/d", 404),
+    ],
 )
 async def test_what_nobody_answers_is_a_problem_of_the_house(
     client: httpx.AsyncClient, method: str, path: str, status: int

@@ -115,6 +115,36 @@ async def test_together_until_stop_or_the_first_end() -> None:
     assert sorted(ended) == ["a", "b", "c", "d"]
 
 
+async def test_together_within_another_leaves_nobody_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_module, "_AGAIN_SECONDS", 0.01)
+    stop, lost, ended = asyncio.Event(), 0, list[str]()
+
+    async def deaf() -> None:
+        nonlocal lost
+        try:
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    lost += 1
+                    if lost > 2:
+                        raise
+        finally:
+            ended.append("deaf")
+
+    async def around() -> None:
+        try:
+            await together([deaf()], asyncio.Event())
+        finally:
+            ended.append("around")
+
+    running = asyncio.create_task(together([around()], stop))
+    await asyncio.sleep(0.01)
+    stop.set()
+    await asyncio.wait_for(running, 20)
+    assert ended == ["deaf", "around"]
+
+
 async def test_together_ends_a_job_in_which_a_cancellation_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting_module, "_AGAIN_SECONDS", 0.01)
     stop, tries, broken = asyncio.Event(), 0, Wrapper()

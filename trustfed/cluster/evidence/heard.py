@@ -41,9 +41,9 @@ class Heard:
             del self.told[: MAX_TOLD // 4]
 
     def earlier_ms(self, epoch: str, sequence: int) -> int:
-        """See evidence_time; no new spool lets a node speak of before what it reported last from the one before.
+        """The receipt of a report that would have had this fact if it had been there (evidence_time, 6); 0 where it may wait.
 
-        It is 0 where this fact may have waited.
+        No new spool lets a node speak of before what it reported last from the one before.
         """
         if epoch != self.epoch:
             return self.last_ms

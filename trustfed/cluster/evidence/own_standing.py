@@ -152,10 +152,11 @@ class OwnStanding:
                 break
             if entry.expires_at is not None and entry.expires_at < now + timedelta(seconds=entry.x509_ttl):
                 says = f"entry {entry.id} ends at {entry.expires_at.isoformat()}, and its SVIDs with it"
-                found.append(Finding("entry-ends", entry.spiffe_id, says, "trustfed entry update --expires, or none"))
+                hint = "trustfed entry update --expires, or none"
+                found.append(Finding("entry-ends", entry.spiffe_id, says, hint, advice=True))
         if self.config.evidence.witness_directory is None:
             says = "no auditor holds checkpoints of this cluster: who has its disk and its keys can tell another past"
-            found.append(Finding("no-witness", state.trust_domain, says, "evidence.witness_directory"))
+            found.append(Finding("no-witness", state.trust_domain, says, "evidence.witness_directory", advice=True))
         return tuple(found)
 
 

@@ -203,7 +203,7 @@ def _figures(found: Figures) -> tuple[Figure, ...]:
         Figure(
             found.trust_domain,
             name,
-            one.counts,
+            {**one.counts, "recreated": found.recreated.get(name, 0)},
             one.headline,
             one.interval[0] if one.interval else None,
             one.interval[1] if one.interval else None,

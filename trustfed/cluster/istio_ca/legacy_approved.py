@@ -53,4 +53,7 @@ def command(keys: KeyStore) -> Command[ClusterState]:
 def _words(body: LegacyAnchors) -> str:
     count = len(body.anchors)
     anchors = "an anchor" if count == 1 else f"{count} anchors"
-    return f"believe {anchors} of the legacy domain {body.domain} until {body.until.isoformat(timespec='minutes')}"
+    # Of all of them, and whole: whoever approves compares them with what the mesh's owner says.
+    digests = "".join(f", sha256:{hashlib.sha256(der).hexdigest()}" for der in body.anchors)
+    until = body.until.isoformat(timespec="minutes")
+    return f"believe {anchors} of the legacy domain {body.domain} until {until}{digests}"

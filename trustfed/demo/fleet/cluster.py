@@ -68,7 +68,9 @@ STUCK_POLICY = Policy(
     authority_ttl=timedelta(hours=3),
 )
 """With authorities that are two hours old, the last safe moment is 20 minutes away."""
-STUCK_AGE = timedelta(hours=2)
+STUCK_AGE, STANDBY_AGE = timedelta(hours=2), timedelta(minutes=75)
+"""Of the active authorities, and of what stands by for them since a quarter of their life: of these 95 minutes less than a
+quarter is left, so that the roll-over is stuck from the start."""
 LINT_POLICY = Policy(node_ttl=timedelta(minutes=8))
 GONE, AUDITOR = "gone", "auditor"
 
@@ -117,11 +119,17 @@ class SimulatedCluster:
         """Enrol, and journal its nodes and entries. Raises what the enrolment of any cluster does."""
         parts = self._held
         if self.scene.fault is Fault.STUCK:
-            before = Earlier(STUCK_AGE)
-            old = Authorities(parts.fold, parts.keys, parts.config.policy, before, os.urandom, parts.issuance.last_leaf)
-            domain = TrustDomain.parse(token.newcomer)
-            await enrolment.make_keys(parts.fold, parts.keys, old, domain, before)
+            await self._grow_old()
         await enrolment.enrol(parts.fold, parts.keys, parts.authorities, token, parts.clock)
+
+    async def _grow_old(self) -> None:
+        """Make the authorities, and what stands by for them, as if it had been done in their time."""
+        parts, domain = self._held, TrustDomain.parse(self.scene.name)
+        for before in (Earlier(STUCK_AGE), Earlier(STANDBY_AGE)):
+            then = Authorities(
+                parts.fold, parts.keys, parts.config.policy, before, os.urandom, parts.issuance.last_leaf
+            )
+            await enrolment.make_keys(parts.fold, parts.keys, then, domain, before)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do what a cluster does behind its doors, until `stop`, or until it goes away for good."""

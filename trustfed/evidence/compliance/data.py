@@ -15,7 +15,10 @@ _LAST_MS = 253_402_300_799_000  # 9999-12-31: what datetime can say
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """Rotation success of one class in one trust domain; `headline` is None where it is withheld, few, or nothing was due."""
+    """Rotation success of one class in one trust domain; `headline` is None where it is withheld, few, or nothing was due.
+
+    `counts` are in the words of trustfed.evidence.model.COUNTS; from a cluster with "recreated" beside (rule 13).
+    """
 
     trust_domain: str
     class_: str

@@ -7,7 +7,6 @@ first column; before them stands how each domain was heard. Each control's cell 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from trustfed.errors import Invalid
 from trustfed.evidence.compliance.controls import FRAMEWORKS, Cell, judged
 from trustfed.evidence.compliance.data import FleetReport, Heard, Report
 from trustfed.evidence.compliance.judgements import Status
-from trustfed.evidence.compliance.render import FORMATS, page
+from trustfed.evidence.compliance.render import FORMATS, document, matrix, page
 from trustfed.evidence.compliance.tables import TABLES, Table, comma_separated, inert, plain, share, tables
 from trustfed.evidence.model import FEW
 
@@ -56,11 +55,11 @@ def render_fleet(fleet: FleetReport, form: str, frameworks: Sequence[str] = (), 
         case "oscal":
             from trustfed.evidence.compliance.oscal import fleet_results  # noqa: PLC0415
 
-            return _document(fleet_results(heading_of(fleet), list(_pairs(fleet, cells))))
+            return document(fleet_results(heading_of(fleet), list(_pairs(fleet, cells))))
         case "cyclonedx":
             from trustfed.evidence.compliance.cyclonedx import cbom  # noqa: PLC0415
 
-            return _document(cbom(merged(fleet)))
+            return document(cbom(merged(fleet)))
     raise Invalid(f"there is no format {form[:40]!r}", hint=", ".join(FORMATS))
 
 
@@ -71,12 +70,12 @@ def as_json(fleet: FleetReport, cells: Sequence[Sequence[Cell]]) -> bytes:
         {
             **msgspec.to_builtins(heard),
             "heard": heard.says,
-            "controls": _matrix(row),
+            "controls": matrix(row),
             "report": msgspec.to_builtins(report),
         }
         for heard, report, row in zip(fleet.domains, fleet.reports, cells, strict=True)
     ]
-    return _document({**head, "domains": domains})
+    return document({**head, "domains": domains})
 
 
 def heading_of(fleet: FleetReport) -> Report:
@@ -177,28 +176,9 @@ def _lowest(heard: Heard, report: Report) -> str:
     return share(worst) or ("nothing was due" if heard.answered or heard.state == "live" else heard.says)
 
 
-def _matrix(row: Sequence[Cell]) -> list[dict[str, str]]:
-    return [
-        {
-            "framework": one.control.framework,
-            "control": one.control.id,
-            "title": one.control.title,
-            "status": str(one.status),
-            "says": one.says,
-            "query": one.control.query,
-            "proof": one.proof,
-        }
-        for one in row
-    ]
-
-
 def _pairs(fleet: FleetReport, cells: Sequence[Sequence[Cell]]) -> Iterable[tuple[Report, Sequence[Cell]]]:
     return zip(fleet.reports, cells, strict=True)
 
 
 def _of(report: Report) -> str:
     return ", ".join(report.scope)
-
-
-def _document(value: object) -> bytes:
-    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"

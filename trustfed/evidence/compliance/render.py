@@ -43,17 +43,22 @@ def render(report: Report, form: str, frameworks: Sequence[str] = tuple(FRAMEWOR
         case "oscal":
             from trustfed.evidence.compliance.oscal import assessment_results  # noqa: PLC0415
 
-            return _document(assessment_results(report, cells))
+            return document(assessment_results(report, cells))
         case "cyclonedx":
             from trustfed.evidence.compliance.cyclonedx import cbom  # noqa: PLC0415
 
-            return _document(cbom(report))
+            return document(cbom(report))
     raise Invalid(f"there is no format {form[:40]!r}", hint=", ".join(FORMATS))
 
 
 def as_json(report: Report, cells: Sequence[Cell]) -> bytes:
     """Everything, and the judgements."""
-    matrix = [
+    return document({**msgspec.to_builtins(report), "controls": matrix(cells)})
+
+
+def matrix(cells: Sequence[Cell]) -> list[dict[str, str]]:
+    """The judgements as JSON."""
+    return [
         {
             "framework": one.control.framework,
             "control": one.control.id,
@@ -65,7 +70,6 @@ def as_json(report: Report, cells: Sequence[Cell]) -> bytes:
         }
         for one in cells
     ]
-    return _document({**msgspec.to_builtins(report), "controls": matrix})
 
 
 def page(report: Report, found: Sequence[Table]) -> bytes:
@@ -80,5 +84,6 @@ def page(report: Report, found: Sequence[Table]) -> bytes:
     return shown.encode()
 
 
-def _document(value: object) -> bytes:
+def document(value: object) -> bytes:
+    """JSON for people and programs."""
     return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -13,7 +13,9 @@ from trustfed.errors import Invalid
 from trustfed.evidence.compliance.controls import FRAMEWORKS, Cell
 from trustfed.evidence.compliance.data import Figure, Report, moment
 
-_COUNTED = ("due", "on_time", "late", "expired", "unknown", "excused", "superseded", "unused")
+_COUNTED = ("due", "on_time", "late", "expired", "unknown", "excused", "recreated", "superseded", "unused")
+_UNTOLD = {"recreated": ""}
+"""What stands for a count that is not there: a hub that reports for a cluster does not hold this one. All others: none."""
 # At the beginning, and where a spreadsheet that separates by semicolons would begin another cell; also in full width.
 _STEERS = re.compile("(^|;)(?=\\s*[=+@\\-\uff1d\uff0b\uff20\uff0d])")
 TABLES = (
@@ -51,9 +53,9 @@ def tables(report: Report, cells: Sequence[Cell]) -> list[Table]:
             for one in cells
         ]),
         _table("figures", "Rotation success", ("trust domain", "class", "success", "95 % interval", "due", "on time", "late",
-               "expired", "unknown", "excused", "superseded", "unused", "coverage", "why there is no figure"), [
+               "expired", "unknown", "excused", "recreated", "superseded", "unused", "coverage", "why there is no figure"), [
             (one.trust_domain, one.class_, share(one.headline), interval(one),
-             *(one.counts.get(name, 0) for name in _COUNTED),
+             *(one.counts.get(name, _UNTOLD.get(name, 0)) for name in _COUNTED),
              share(one.coverage), one.why)
             for one in report.figures
         ]),

@@ -10,6 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.responses import RedirectResponse
 
+from trustfed.hub.access import Caller
 from trustfed.hub.api import Parts
 from trustfed.hub.dashboard import logins_api
 from trustfed.hub.dashboard.actions import two_people
@@ -27,9 +28,13 @@ from trustfed.hub.events import ApiTokenRevoked
 from trustfed.hub.evidence.fleet import Fleet
 from trustfed.hub.evidence.orders import Orders
 from trustfed.hub.evidence.questions import Questions
+from trustfed.hub.operations import Operations
+from trustfed.hub.state import HubState
 from trustfed.journal.approvals import EVENTS as APPROVALS
+from trustfed.journal.approvals import ProposalWithdrawn, open_ones
 from trustfed.journal.events import TypedEvent
 from trustfed.runtime.clock import Clock
+from trustfed.runtime.timestamps import to_ms
 
 _APPROVALS = tuple(APPROVALS.values())
 AFTER_START = 10.0
@@ -73,14 +78,13 @@ class HubDashboard:
         # Whoever a provider let in has nobody who answers for them any more, a role that no group of theirs gives now, or
         # counts as somebody else now.
         given = oidc.roles.values() if oidc else ()
-        await sessions.end(
-            [
-                one
-                for one in sessions.alive()
-                if one.how == "oidc"
-                and (anew or one.role not in given or provider is None or one.person != provider.person(one.actor))
-            ]
-        )
+
+        def stands(actor: str, person: str) -> bool:
+            return not anew and provider is not None and person == provider.person(actor)
+
+        let_in = [one for one in sessions.alive() if one.how == "oidc"]
+        await sessions.end([one for one in let_in if one.role not in given or not stands(one.actor, one.person)])
+        await _take_back(hub.operations, stands)
         return cls(
             DashboardParts(
                 hub=hub,
@@ -138,6 +142,22 @@ class HubDashboard:
         """Close the file of sessions, once nobody asks any more."""
         self.hush()
         await self.parts.sessions.close()
+
+
+async def _take_back(operations: Operations, stands: Callable[[str, str], bool]) -> None:
+    """Withdraw what accounts of a provider proposed as somebody that they are not now: they could approve it themselves."""
+    why = "the account that proposed it counts as somebody else since the hub was started anew"
+
+    def gone(state: HubState) -> list[ProposalWithdrawn]:
+        now = operations.now()
+        return [
+            ProposalWithdrawn(one.id, one.command, "hub", why, to_ms(now))
+            for one in open_ones(state.proposals, now)
+            if one.proposed_by.startswith("oidc:") and not stands(one.proposed_by, one.person)
+        ]
+
+    if gone(operations.state):
+        await operations.record(Caller("hub", "admin"), gone, why)
 
 
 def hosts_of(*places: str) -> frozenset[str]:

@@ -53,15 +53,19 @@ def link(
     role: str,
     life: timedelta,
     now: datetime,
+    ended: Callable[[str], bool],
 ) -> list[LoginLinked]:
-    """Let `name` in once with `role`, within `life` (at most an hour); to the rule of two people it is `caller` again."""
+    """Let `name` in once with `role`, within `life` (at most an hour); to the rule of two people it is `caller` again.
+
+    `ended` says whether an actor opens nothing any more: its links take nobody's place.
+    """
     if not NAME.fullmatch(name):
         raise Invalid(f"login name {shown(name)} is not 1 to 32 of a-z, 0-9, '.', '_' and '-'", hint="--name alice")
     if role not in ROLES:
         raise Invalid(f"role {shown(role)} is unknown", hint=f"one of: {', '.join(ROLES)}")
     if not timedelta(0) < life <= MAX_LIFE:
         raise Invalid("a login link lives for more than nothing and at most an hour", hint="choose another --ttl")
-    open_now = sum(1 for held in state.links.values() if held.until_ms > to_ms(now))
+    open_now = sum(1 for held in state.links.values() if held.until_ms > to_ms(now) and not ended(held.actor))
     if open_now >= MAX_LINKS:
         raise Conflict(f"{MAX_LINKS} login links wait to be opened", hint="open them, or wait until they end")
     actor = f"{caller.actor[:128]}/{name}"

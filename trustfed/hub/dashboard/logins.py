@@ -37,7 +37,15 @@ class Logins:
         await self._operations.record(
             caller,
             lambda state: login_links.link(
-                state.dashboard, caller, link_id, secret_hash, name=name, role=role, life=life, now=now
+                state.dashboard,
+                caller,
+                link_id,
+                secret_hash,
+                name=name,
+                role=role,
+                life=life,
+                now=now,
+                ended=lambda actor: ended(state, actor, now),
             ),
         )
         return f"{self.address}/dashboard/login/link?{urlencode({'token': text})}", to_ms(now + life)

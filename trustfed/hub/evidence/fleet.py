@@ -291,8 +291,8 @@ class Fleet:
         return self._view("algorithms", domain, pictures.algorithms)
 
     def lint(self, domain: str = "") -> list[Of[Finding]]:
-        """What is configured so that it will fail."""
-        return self._view("lint", domain, pictures.listed("lint"))
+        """What is configured so that it will fail; what is only advised comes last."""
+        return self._view("lint", domain, pictures.listed("lint", lambda one: one.what.advice))
 
     def probes(self, domain: str = "") -> list[Of[Probe]]:
         """What is asked again and again; what is down first."""

@@ -86,6 +86,16 @@ def held_report(
     )
 
 
+def problem_of(fleet: Fleet, domain: str) -> str:
+    """What the hub, as its witness, found wrong with this domain's logs: no word of its cluster makes it right."""
+    problems = {
+        one.what.subject: one.what.says
+        for one in fleet.alarms(domain)
+        if one.source == "hub" and one.what.code in ("log_inconsistent", "log_key")
+    }
+    return problems.get(origin_of(domain, "journal")) or problems.get(domain, "")
+
+
 def _figure(fleet: Fleet, domain: str, class_: str, window: Window, age: views.Age) -> Figure:
     if window.from_ms < fleet.now_ms - KEEP_MS:
         why = "the hub holds 35 days: its cluster reports more"
@@ -141,14 +151,9 @@ def _anchors(state: HubState, domain: str, standing: Standing | None) -> list[An
 def _proofs(
     state: HubState, fleet: Fleet, domain: str, standing: Standing | None, witnessed: Held | None
 ) -> list[Proof]:
-    problems = {
-        one.what.subject: one.what.says
-        for one in fleet.alarms(domain)
-        if one.source == "hub" and one.what.code in ("log_inconsistent", "log_key")
-    }
     found = []
     journal, ledger = origin_of(domain, "journal"), origin_of(domain, "ledger")
-    bad = problems.get(journal) or problems.get(domain, "")
+    bad = problem_of(fleet, domain)
     cosigner = (f"trustfed/{state.trust_domain}",)
     if witnessed is not None:
         root = base64.b64encode(witnessed.root).decode()

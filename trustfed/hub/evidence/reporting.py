@@ -2,7 +2,8 @@
 
 1. every domain is asked at once, and has two seconds (trustfed.hub.evidence.questions); the more there are, the shorter each
    answer may be, so that all of them together stay below `MAX_BYTES`
-2. an answer counts if it is a report of that domain and window, of no other domain, with numbers that are some
+2. an answer counts if it is a report of that domain and window, of no other domain, as short as was asked, with numbers that
+   are some, and rates that its own counts say; what the hub as a witness found wrong with its logs stands beside it
 3. who does not answer is reported by what the hub holds, and says since when it was not heard; nobody is left out
 4. the hub's own domain is reported from its own journal and ledger
 """
@@ -21,6 +22,7 @@ from trustfed.evidence.compliance.data import (
     Access,
     Asset,
     Endpoint,
+    Figure,
     FleetReport,
     Heard,
     Proof,
@@ -31,7 +33,7 @@ from trustfed.evidence.compliance.data import (
 from trustfed.evidence.compliance.decisions import Decisions
 from trustfed.evidence.figures import Figures, Window
 from trustfed.hub.evidence.fleet import Fleet
-from trustfed.hub.evidence.held_report import held_report
+from trustfed.hub.evidence.held_report import held_report, problem_of
 from trustfed.hub.evidence.numbers import bounded
 from trustfed.hub.evidence.own_log import OwnLog
 from trustfed.hub.evidence.questions import Questions
@@ -43,7 +45,7 @@ from trustfed.journal.ports import MAX_READ, Journal
 from trustfed.runtime.timestamps import to_ms
 from trustfed.runtime.version import SOFTWARE
 
-MAX_BYTES, MAX_EACH = 24 << 20, 900 << 10
+MAX_BYTES, MAX_EACH, LEAST_EACH = 24 << 20, 900 << 10, 16 << 10
 MAX_FAILURES = 10_000
 _TLS = ("TLS 1.2, TLS 1.3", "AEAD suites of OpenSSL's default list")
 _PLACES = {
@@ -105,18 +107,20 @@ class FleetReporting:
     ) -> tuple[dict[str, Report], dict[str, str]]:
         if not names:
             return {}, {}
-        most = min(MAX_BYTES // len(names), MAX_EACH)
+        most = max(min(MAX_BYTES // len(names), MAX_EACH), LEAST_EACH)
         body = {"from_ms": window.from_ms, "to_ms": window.to_ms, "ran_by": ran_by[:100], "bytes": most}
         found = await self._questions.ask_all("report", body, len(names), names)
         said, missed = {}, {one.trust_domain: one.why for one in found.missed}
         for one in found.answers:
             try:
-                report = _read(one.trust_domain, window, one.json)
-            except (TrustfedError, msgspec.ValidationError) as error:
+                report = _read(one.trust_domain, window, one.json, most)
+            except (TrustfedError, msgspec.ValidationError, RecursionError) as error:
                 missed[one.trust_domain] = f"its answer is no report: {error}"
                 continue
             simulated = self._fleet.held(one.trust_domain).simulated
-            said[one.trust_domain] = msgspec.structs.replace(report, simulated=simulated)
+            problem = problem_of(self._fleet, one.trust_domain)
+            proofs = tuple(msgspec.structs.replace(it, problem=problem or it.problem) for it in report.proofs)
+            said[one.trust_domain] = msgspec.structs.replace(report, simulated=simulated, proofs=proofs)
         for name in names:  # an answer of nothing is none
             if name not in said:
                 missed.setdefault(name, "its cluster is older, and makes no reports")
@@ -194,10 +198,12 @@ class FleetReporting:
         return tuple(found)
 
 
-def _read(domain: str, window: Window, said: Any) -> Report:
-    """A cluster's word, for itself alone. Raises Invalid or ValidationError."""
+def _read(domain: str, window: Window, said: Any, most: int) -> Report:
+    """A cluster's word, for itself alone. Raises Invalid or ValidationError, RecursionError for one that is nested for ever."""
     if not bounded(said):
         raise Invalid("it has a number that is none")
+    if len(msgspec.json.encode(said)) > most:
+        raise Invalid(f"it has more than the {most} bytes that were asked for")
     report = msgspec.convert(said, Report)
     if report.scope != (domain,) or (report.from_ms, report.to_ms) != (window.from_ms, window.to_ms):
         raise Invalid("it is of another trust domain, or of another window")
@@ -205,7 +211,16 @@ def _read(domain: str, window: Window, said: Any) -> Report:
         for row in getattr(report, name) if isinstance(getattr(report, name), tuple) else ():
             if getattr(row, "importer", getattr(row, "trust_domain", domain)) != domain:
                 raise Invalid(f"its {name} are of another trust domain")
+    for figure in report.figures:
+        if min(figure.counts.values(), default=0) < 0 or not _follows(figure):
+            raise Invalid(f"its rate of {figure.class_[:40]} is not what its counts say")
     for proof in report.proofs:
         if proof.origin not in (origin_of(domain, "journal"), origin_of(domain, "ledger")):
             raise Invalid("its proofs are of another trust domain")
     return report
+
+
+def _follows(figure: Figure) -> bool:
+    counts, headline = figure.counts, figure.headline
+    base = counts.get("due", 0) - sum(counts.get(name, 0) for name in ("excused", "superseded", "unused"))
+    return headline is None or (base > 0 and abs(headline - counts.get("on_time", 0) / base) <= 1e-6)

@@ -34,6 +34,7 @@ def row_of(name: str, held: Held, age: Age, figures: Sequence[Figure]) -> Domain
     standing = held.standing or Standing(name, 0)
     worst = min((one.headline for one in figures if one.headline is not None), default=None)
     withheld = [one for one in figures if one.withheld and one.counts["due"]]
+    lint = [one for one in standing.lint if not one.advice]
     severities = Counter(one.severity for one in (*standing.alarms, *held.alarms.values()))
     pages, tickets = severities["page"], severities["ticket"]
     severity, says = WELL, "well"
@@ -48,10 +49,10 @@ def row_of(name: str, held: Held, age: Age, figures: Sequence[Figure]) -> Domain
         severity, says = QUIET, words[age.state]
     elif tickets:
         severity, says = TICKETS, _first((*held.alarms.values(), *standing.alarms), "ticket")
-    elif standing.lint:
-        codes = list(dict.fromkeys(one.code for one in standing.lint))
-        many = "setting that will fail" if len(standing.lint) == 1 else "settings that will fail"
-        severity, says = TICKETS, f"{len(standing.lint)} {many}: {', '.join(codes[:3])}"
+    elif lint:
+        codes = list(dict.fromkeys(one.code for one in lint))
+        many = "setting that will fail" if len(lint) == 1 else "settings that will fail"
+        severity, says = TICKETS, f"{len(lint)} {many}: {', '.join(codes[:3])}"
     elif withheld:
         severity, says = WITHHELD, f"{', '.join(one.class_ for one in withheld)} {withheld[0].why}"
     return DomainRow(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 from urllib.parse import urlencode
 
 import msgspec
@@ -21,10 +22,13 @@ SHOWN = 10
 """Names that a list of what is touched shows."""
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+
 class _OnNode(msgspec.Struct, frozen=True):
-    certificates: int
-    identities: int
-    spiffe_ids: tuple[str, ...]
+    certificates: _Count
+    identities: _Count
+    spiffe_ids: tuple[Annotated[str, msgspec.Meta(max_length=2_048)], ...]
 
 
 def domain_row(parts: DashboardParts, name: str) -> DomainRow | None:

@@ -98,7 +98,7 @@ def _rotation(fleet: Fleet) -> Answer:
 
 
 def _periods(fleet: Fleet) -> Answer:
-    bad = [(one.trust_domain, f"{one.what.subject}: {one.what.says}") for one in fleet.lint()]
+    bad = [(one.trust_domain, f"{one.what.subject}: {one.what.says}") for one in fleet.lint() if not one.what.advice]
     bad += [
         (one.trust_domain, f"authority {one.what.id} waits for {one.what.waiting_count}")
         for one in fleet.board()

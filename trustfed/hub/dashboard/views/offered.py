@@ -22,9 +22,7 @@ _BY_ALARM = {
     "burn": "rotate",
     "node": "quarantine",
     "unknown": "quarantine",
-    "serial": "quarantine",
     "bundle": "refresh repush",
-    "authority": "rotate",
     "rollover": "activate resume",
 }
 """What helps, by the first word of an alarm's code."""
@@ -72,7 +70,7 @@ class Offers:
     def alarm(self, one: Raised) -> list[Offer]:
         """What helps against an alarm; where nothing does, somebody may answer for it for a time."""
         subject = one.what.subject
-        kinds = _BY_ALARM.get(one.what.code.replace(".", "_").partition("_")[0], "")
+        kinds = _BY_ALARM.get(one.what.code.partition("_")[0], "")
         named = {"node": subject, "authority": subject} if subject and "://" not in subject else {}
         found = self(kinds, one.trust_domain, **named) if one.trust_domain else []
         return found or (self("exception", one.trust_domain, subject=subject) if one.trust_domain else [])
