@@ -56,7 +56,7 @@ def take(run: Run) -> None:
         ("facts recorded", _ingest),
         ("reports of agents", evidence_intake.take),
         ("an append in a long log", lambda run, folder: evidence_log.take(run, folder, fact)),
-        ("what evidence adds to issuance", evidence_issuance.take),
+        ("what evidence adds to issuance", lambda run, folder: evidence_issuance.take(run, folder, installed[0])),
         ("a report over 10 million obligations", _report),
         ("a pack of a million entries", _pack),
     ):

@@ -1,7 +1,8 @@
 """What evidence adds to issuance: the same SVIDs with and without it, in turn, in processor time.
 
 Without: prepared, linted, on record in a SQLite ledger, signed. With: their Merkle log, to whom each serial went, the hashes
-of what was signed, and all of it folded into the figures. Both in this process, which has no other work.
+of what was signed, and all of it folded into the figures. Both in this process, which has no other work. Then a real cluster
+is asked over its node door, so that the share can be given of what a node's SVID costs there as a whole.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bench.figures import Run
+from bench.procs import processor_time
+from bench.trustfed import Trustfed
 from tests.unit.cluster.cluster_parts import TD, ClusterParts
 from trustfed.cluster.evidence.serials import Serials
 from trustfed.cluster.evidence.signed import Signatures
@@ -27,14 +30,33 @@ from trustfed.proto import node_pb2 as pb
 GROUP = "evidence"
 ROUNDS, CALLS, SIZE = 24, 16, 50
 """A round is what a busy cluster issues in the 0.2 s between two looks at its ledger."""
-_ENTRIES = 100
+_ENTRIES = 800
+"""So that no slot gets more certificates in the bench than an agent asks for in a day."""
+CALLERS, DOOR_SECONDS, SETTLE_SECONDS = 4, 4.0, 3.0
 
 
-async def take(run: Run, folder: Path) -> None:
-    """Add the share, of the processor time that issuance takes without evidence."""
+async def take(run: Run, folder: Path, product: Trustfed) -> None:
+    """Add the share, of the processor time that issuance takes without evidence: by itself, and as nodes are answered."""
     plain, whole = await measured(folder)
-    run.own(GROUP, "an X509-SVID without evidence, processor time", "ms", 1000 * plain)
+    run.own(GROUP, "an X509-SVID without evidence, processor time: by itself", "ms", 1000 * plain)
     run.own(GROUP, "what evidence adds to it: Merkle log, hashes, figures", "%", 100 * (whole / plain - 1))
+    for size in (SIZE, 1):
+        door = at_the_door(product, size) - (whole - plain)
+        run.own(GROUP, f"an X509-SVID by {size} over the node door without evidence, processor time", "ms", 1000 * door)
+        run.own(
+            GROUP, f"what evidence adds to an X509-SVID by {size} over the node door", "%", 100 * (whole - plain) / door
+        )
+
+
+def at_the_door(product: Trustfed, size: int) -> float:
+    """Seconds of a cluster's processor time for one SVID, TLS, gRPC, evidence and all that is done behind included."""
+    product.issue(size, CALLERS, 1.0)
+    time.sleep(SETTLE_SECONDS)
+    pid = product.processes()["cluster (SPIRE: server)"]
+    begun = processor_time([pid])
+    taken = product.issue(size, CALLERS, DOOR_SECONDS)
+    time.sleep(SETTLE_SECONDS)
+    return (processor_time([pid]) - begun) / (taken.per_second * DOOR_SECONDS)
 
 
 async def measured(folder: Path) -> tuple[float, float]:

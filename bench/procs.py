@@ -110,6 +110,15 @@ def anonymous(pids: Sequence[int]) -> float:
     return sum(_rollup(pid, "Anonymous") for pid in pids)
 
 
+def processor_time(pids: Sequence[int]) -> float:
+    """Seconds that these processes have used, all their threads (proc_pid_stat(5), utime and stime)."""
+    used = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        used += int(fields[11]) + int(fields[12])
+    return used / os.sysconf("SC_CLK_TCK")
+
+
 def _rollup(pid: int, field: str) -> float:
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     found = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)

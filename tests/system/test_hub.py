@@ -509,13 +509,13 @@ async def test_the_root_rolls_over_and_who_was_away_walks_the_chain(own: HubProc
     assert old is not None and away.pinned is not None
     async with there.stream(root_version=1) as stream:
         await stream.until("snapshot_end")
-        assert hub.admin("POST", "/roots/prepare", {**ALONE, "reason": "yearly roll-over"}).json()["version"] == 2
+        assert hub.admin("POST", "/roots/prepare", {**ALONE, "reason": "yearly rollover"}).json()["version"] == 2
         sent = await stream.until("root_set")
         there.pinned = roots.advance(old, list(sent.documents), datetime.now(UTC))
         assert (there.pinned.version, len(there.pinned.roots)) == (2, 2)
     assert hub.admin("POST", "/roots/prepare", ALONE).status_code == 409
     before = there.domain.intermediate
-    assert hub.admin("POST", "/roots/activate", {**ALONE, "reason": "yearly roll-over"}).status_code == 200
+    assert hub.admin("POST", "/roots/activate", {**ALONE, "reason": "yearly rollover"}).status_code == 200
     for _ in range(250):  # the hub's own SVID moves to the new root by itself
         newest = hub.admin("GET", "/events?after=0&limit=1000").json()["events"][-1]
         if newest["kind"] in ("hub.authority_created", "crl.issued"):

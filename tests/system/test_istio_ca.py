@@ -208,7 +208,7 @@ def roll_over(house: House, folder: Path, first: str, istiod: PluggedIstiod | No
     write, anchors = ("--write", str(folder)), house.bundle().x509_authorities
     files = Folder(folder).present()
     assert files is not None
-    house.cli("cacerts", "begin", *write, "--leaf-ttl", "24h", "--reason", "yearly roll-over", "--break-glass")
+    house.cli("cacerts", "begin", *write, "--leaf-ttl", "24h", "--reason", "yearly rollover", "--break-glass")
     stands = until(lambda: advanced(house, write, "swapping"), "both anchors in root-cert.pem")
     assert "proxies to hold both anchors" in " ".join(stands["waits_for"])
     both = Folder(folder).present()

@@ -1,4 +1,4 @@
-"""trustfed cacerts: a sub-authority of this domain for istiod to plug in, and its roll-over step by step."""
+"""trustfed cacerts: a sub-authority of this domain for istiod to plug in, and its rollover step by step."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def begin(
     break_glass: BreakGlassOption = False,
     socket: ClusterSocket = None,
 ) -> None:
-    """Make a new key in DIR and its anchor in the home bundle; a roll-over where one signs already. Takes two people."""
+    """Make a new key in DIR and its anchor in the home bundle; a rollover where one signs already. Takes two people."""
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
 
     from ca.authority import new_authority_id  # noqa: PLC0415  pyca takes time to load
@@ -155,7 +155,7 @@ def advance(
 
 @app.command(epilog=examples("trustfed cacerts status", "trustfed cacerts status --output json"))
 def status(socket: ClusterSocket = None, output_as: OutputOption = Output.TABLE) -> None:
-    """Show which sub-authority istiod uses, where a roll-over is, and what its next step waits for."""
+    """Show which sub-authority istiod uses, where a rollover is, and what its next step waits for."""
     found = client.cluster(socket).get("/cacerts")
     if output_as is Output.JSON:
         output.document(found)

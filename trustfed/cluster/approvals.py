@@ -1,6 +1,6 @@
 """A cluster's commands that take two people: what they hold, and what each one does (trustfed.journal.approving).
 
-The steps that the lifecycle takes by policy are no operator's commands. Of a plugged-in CA's roll-over, its beginning,
+The steps that the lifecycle takes by policy are no operator's commands. Of a plugged-in CA's rollover, its beginning,
 giving it up and passing over a wait take two people; the steps between them only follow, each when its time has come.
 """
 

@@ -316,7 +316,7 @@ class Authorities:
 
 
 def _held_back(step: Step, state: ClusterState, policy: lifecycle.Policy, now: datetime) -> bool:
-    """Whether people paused this roll-over. At the last safe moment, for a tainted key, and when none signs, it goes on."""
+    """Whether people paused this rollover. At the last safe moment, for a tainted key, and when none signs, it goes on."""
     if not isinstance(step, lifecycle.Activate) or step.forced or str(step.kind) not in state.evidence.paused:
         return False
     acting = state.authorities.get(step.retires) if step.retires else None

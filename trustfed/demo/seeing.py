@@ -17,7 +17,7 @@ _PAUSE = 0.1
 FAULTS = {
     "a dead cluster": ("?show=all", "1 cluster away"),
     "a late rotation": ("alarms", "burn_slow"),
-    "a roll-over held up by one node": ("rollovers", "node node-"),
+    "a rollover held up by one node": ("rollovers", "node node-"),
     "a serial nobody issued": ("alarms", "unknown_serial"),
     "a silent node": ("alarms", "node_silent"),
     "a wrong clock": ("alarms", "clock_offset"),

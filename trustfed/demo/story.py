@@ -189,7 +189,7 @@ it stays up until Ctrl-C; {place.directory}/demo.json names every process, socke
   log in    {place.login}
             once, within the hour; `trustfed hub login` makes another. The hub's certificate comes from this demo's own
             root: let the browser go on, or import {root}
-  to see    the fleet, worst first: two real clusters, and simulated ones: a dead cluster, a late rotation, a roll-over
+  to see    the fleet, worst first: two real clusters, and simulated ones: a dead cluster, a late rotation, a rollover
             that one node holds up, a serial nobody issued, a silent node, a wrong clock, a withheld figure. Kill an agent
             or a cluster by its pid in demo.json, and watch
   hub       https://{place.hub.https} (API below /api/v1, bundles below /bundles; its root: {root})

@@ -1,4 +1,4 @@
-"""Which roll-overs are stuck: a successor stands by, something holds it back, and its last safe moment is near. Pure.
+"""Which rollovers are stuck: a successor stands by, something holds it back, and its last safe moment is near. Pure.
 
 Near is when less than a quarter of the time between its making and that moment is left: with the defaults some hours, in which
 people can still see to whoever is missing. At that moment the successor signs all the same, and who is missing refuses it.
@@ -43,4 +43,4 @@ def _says(one: Authority, now_ms: int) -> str:
     at = moment.isoformat(timespec="minutes").replace("+00:00", "Z")
     over = now_ms >= one.activates_by_ms
     how = " and ".join(whys) or "is held back by nothing"
-    return f"the {one.kind} roll-over {how}; its last safe moment {'was' if over else 'is'} {at}"[:500]
+    return f"the {one.kind} rollover {how}; its last safe moment {'was' if over else 'is'} {at}"[:500]

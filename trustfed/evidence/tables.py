@@ -115,7 +115,10 @@ def apply(connection: sqlite3.Connection, changes: Changes, identities: Iterable
         else:
             pending.add(it.id)
     connection.executemany(
-        "REPLACE INTO identities VALUES (?, ?, ?, ?, ?, ?, ?)",
+        # Most say again what is there but for the serial: the index by SPIFFE ID is left alone.
+        "INSERT INTO identities VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (instance, slot) DO UPDATE SET"
+        " spiffe_id = excluded.spiffe_id, node = excluded.node, entry = excluded.entry, serial = excluded.serial,"
+        " at = excluded.at",
         [(o.instance, o.slot, o.spiffe_id, o.node, o.entry, o.serial, o.at_ms) for o in identities],
     )
     for state in changes.probes:

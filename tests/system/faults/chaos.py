@@ -74,6 +74,22 @@ class Outcome:
         return "\n".join([*lines, f"  {len(self.violations)} violations", *("  ! " + one for one in self.violations)])
 
 
+def able(world: World) -> Able:
+    """What there is to strike in this world."""
+    stores = tuple(name for name in world.disks if name.startswith("cluster-"))
+    caches = tuple(name for name in world.disks if name.startswith("cache-"))
+    clocks = tuple(world.clocks)
+    return Able(
+        ("hub", WEST, EAST),
+        tuple(world.processes),
+        tuple(name for name in world.disks if name not in caches),
+        caches,
+        stores,
+        clocks,
+        (WEST, EAST),
+    )
+
+
 class Chaos:
     """One run in one world."""
 
@@ -107,7 +123,7 @@ class Chaos:
         world = self._world
         for victim, thief in itertools.permutations(world.clusters):
             forge_in_name_of(victim, thief, world.stack.folder / f"{thief.name}.toml", self.forgeries)
-        strikes = schedule(self._seed, self._seconds, self.able(), longest=self._longest)
+        strikes = schedule(self._seed, self._seconds, able(world), longest=self._longest)
         with self._observed():
             self._strike(strikes)
             healed = self._heal()
@@ -126,22 +142,6 @@ class Chaos:
             sum(operator.orders for operator in self.operators),
             sum(self.levels.moved(f"cluster {cluster.name}: bundle of {cluster.name}") for cluster in world.clusters),
             self.book.notes,
-        )
-
-    def able(self) -> Able:
-        """What there is to strike in this world."""
-        world = self._world
-        stores = tuple(name for name in world.disks if name.startswith("cluster-"))
-        caches = tuple(name for name in world.disks if name.startswith("cache-"))
-        clocks = tuple(world.clocks)
-        return Able(
-            ("hub", WEST, EAST),
-            tuple(world.processes),
-            tuple(name for name in world.disks if name not in caches),
-            caches,
-            stores,
-            clocks,
-            (WEST, EAST),
         )
 
     # Observing.

@@ -255,7 +255,7 @@ async def test_to_believe_a_legacy_domain_takes_two_uids_and_to_end_it_one(socke
 
 
 async def test_the_steps_that_only_follow_take_nobody(socket: Socket) -> None:
-    """Beginning a roll-over takes two people; what follows when its time has come is no decision."""
+    """Beginning a rollover takes two people; what follows when its time has come is no decision."""
     first = await socket.mesh.begin()
     assert (await socket.post(1, (f"/cacerts/{first}/exported", {}))).status_code == 200
     assert (await socket.post(1, (f"/cacerts/{first}/swapped", {}))).status_code == 200

@@ -18,6 +18,7 @@ from trustfed.evidence.queries import Queries
 from trustfed.evidence.standing import Standing
 from trustfed.evidence.standing_of import parts
 from trustfed.evidence.store import EvidenceStore
+from trustfed.hub.dashboard.views.rollover import read_rotations
 from trustfed.journal.events import Fact
 from trustfed.journal.memory import MemoryLedger
 
@@ -177,6 +178,12 @@ async def test_each_rotation_of_a_key_is_drilled_into(tmp_path: Path) -> None:
         ("bundle", "J2"),
     }
     assert [(it["body"]["step"], it["position"]) for it in one["steps"]] == [("activated", 4), ("prepared", 3)]
+    found, steps, position = read_rotations(one)
+    assert len(found) == 4 and position == one["position"], "the dashboard reads all of it"
+    assert [(it.step, it.says, it.position) for it in steps] == [
+        ("activated", "retires J1; journal 11", 4),
+        ("prepared", "journal 10", 3),
+    ]
     assert (await asked(keys, "rotations", authority="J3"))["steps"][0]["kind"] == "rotation.forced"
     with pytest.raises(NotFound):
         await asked(keys, "rotations", authority="J9")

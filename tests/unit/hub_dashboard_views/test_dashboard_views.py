@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from html import unescape
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from tests.fakes.fleet_answers import ClusterAnswers, lineage
+from tests.fakes.fleet_answers import ClusterAnswers, lineage, rotated
 from tests.fakes.fleet_scene import AHEAD, DARK, Scene
 from tests.fakes.fleet_standings import AWAY, HOUR, LATE, STUCK, standing
 from tests.unit.hub_dashboard_door.dashboard_house import DashboardHouse
@@ -23,6 +24,7 @@ from trustfed.hub.dashboard.views.authorities import lanes
 from trustfed.hub.dashboard.views.controls import EVIDENCE, FRAMEWORKS
 from trustfed.hub.dashboard.views.fleet import hours_of
 from trustfed.hub.dashboard.views.identity import read_lineages
+from trustfed.hub.dashboard.views.rollover import read_rotations
 from trustfed.hub.dashboard.views.rotation import steps
 from trustfed.hub.evidence.views import Of
 from trustfed.runtime.timestamps import to_ms
@@ -128,6 +130,8 @@ async def test_a_wrong_parameter_is_said(house: DashboardHouse) -> None:
         ("/identity?serial=xyz&domain=ledger-us.example", 400, "hex digits"),
         ("/controls/none", 404, "there is no evidence"),
         ("/domain", 400, "which trust domain"),
+        ("/rollovers?class=jwt_key", 400, "whose rotations"),
+        (f"/rollovers?domain={LATE}&class=leaf", 400, "class"),
         ("/lint?code=" + "x" * 65, 400, "longer than"),
     ):
         answer = await house.get(path)
@@ -157,6 +161,65 @@ async def test_an_identity_is_asked_of_its_cluster_and_its_age_is_shown(house: D
     await text(asking, f"/identity?serial=00ff00ff00&domain={LATE}")
     assert answers.asked[-1] == (LATE, "identity", {"serial": "00ff00ff00"})
     await asking.close()
+
+
+async def test_a_token_key_is_followed_from_its_figure_to_the_position_that_proves_its_step() -> None:
+    answers = ClusterAnswers(0)
+    house = await DashboardHouse.make("viewer", questions=answers)
+    answers.now_ms = to_ms(house.clock.now())
+    Scene.make(answers.now_ms).fill(house.fleet)
+    for page, leads in (
+        (f"/domain?name={LATE}", "class=intermediate"),
+        (f"/rollovers?domain={LATE}&show=all", "authority="),
+        (f"/rollovers?domain={LATE}&class=intermediate", "class=jwt_key"),
+        (f"/rollovers?domain={LATE}&class=jwt_key", "authority=jwt-0002"),
+    ):
+        assert f'href="/dashboard/rollovers?domain={LATE}&amp;{leads}' in await text(house, page), page
+    assert answers.asked[-1] == (LATE, "rotations", {"class": "jwt_key", "limit": 100})
+    page = await text(house, f"/rollovers?domain={LATE}&authority=jwt-0002")
+    assert answers.asked[-1] == (LATE, "rotations", {"authority": "jwt-0002", "limit": 100})
+    assert "retires jwt-0001; forced; missing: node-3; journal 812" in page
+    assert "9,731" in page and "up to position 9,950" in page and ">late<" in page
+    assert f'data-age="{answers.now_ms - 400}"' in page, "it is as of its cluster's time"
+    assert "No rotation yet" not in page and "state error" not in page
+    for domain, says in ((AWAY, "Its cluster is away"), (STUCK, "Its cluster knows nothing of it")):
+        assert says in await text(house, f"/rollovers?domain={domain}&authority=5eed0002")
+    page = await text(house, f"/rollovers?domain={AWAY}&class=jwt_key")
+    assert re.search(r'authority=c3d2[^"]*">.{0,80}</a> as the hub knows it: .{0,40}active', page, re.S)
+    odd = "<script>alert(1)</script>\u202e"
+    told = rotated(odd, answers.now_ms)
+    told["rotations"][0] |= {"successor": odd, "why": odd}
+    told["steps"][0]["body"] |= {"step": odd, "missing": [odd]}
+    answers.answer = told
+    page = await text(house, "/rollovers?" + urlencode({"domain": LATE, "authority": odd}))
+    assert page.count("&lt;script&gt;alert") >= 5 and "<script>alert" not in page and "\u202e" not in page
+    answers.answer = {"rotations": []}
+    assert "its own trust domain has them" in await text(house, f"/rollovers?domain={LATE}&class=root")
+    for broken in ({"rotations": 7}, {"rotations": [{"id": 7}, "x"], "steps": {}}, ["x"], "x"):
+        answers.answer = broken
+        assert "could not be read" in await text(house, f"/rollovers?domain={LATE}&class=jwt_key"), broken
+    answers.away = True
+    assert "Its cluster did not answer" in await text(house, f"/rollovers?domain={LATE}&class=jwt_key")
+    await house.close()
+
+
+def test_what_a_cluster_says_of_a_rotation_stays_text_within_bounds() -> None:
+    told = rotated("jwt-0002", 10 * HOUR)
+    body = {
+        "step": ["<script>"] * 99,
+        "missing": ["\u202e" * 999] * 999,
+        "journal": "9",
+        "retires": {"a": 1},
+        "forced": 1,
+    }
+    odd = [{**told["steps"][0], "body": body}, {**told["steps"][0], "position": 2**62}, {"body": 7}, 7]
+    leaf = {**told["rotations"][0], "class_": "leaf"}
+    found, stepped, position = read_rotations({**told, "rotations": [leaf, *told["rotations"], 7], "steps": odd})
+    assert [one.predecessor for one in found] == ["jwt-0001"] and position == 9_950
+    assert len(stepped) == 1 and len(stepped[0].step) == 64 and stepped[0].says.endswith(" and 994 more")
+    assert len(stepped[0].says) < 500 and "journal" not in stepped[0].says and "forced" not in stepped[0].says
+    for broken in (None, [], "x", 7, {"rotations": 7, "steps": None, "position": 2**62}):
+        assert read_rotations(broken) == ([], [], 0)
 
 
 def test_lineages_are_read_and_what_is_none_is_left_out() -> None:

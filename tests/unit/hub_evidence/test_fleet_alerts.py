@@ -204,7 +204,7 @@ def test_a_stuck_roll_over_says_for_whom_it_waits() -> None:
     names = tuple(f"node {n}" for n in range(9))
     (one,) = stuck([successor(waiting_for=names, waiting_count=40, paused=True)], 80 * HOUR_MS)
     assert one.says == (
-        "the x509 roll-over is paused and waits for node 0, node 1, node 2, node 3, node 4 and 35 more;"
+        "the x509 rollover is paused and waits for node 0, node 1, node 2, node 3, node 4 and 35 more;"
         " its last safe moment is 1970-01-05T04:00Z"
     )
 

@@ -163,7 +163,7 @@ class EvidenceParts:
             clock,
         )
         registry.gauge(
-            "cluster_rollovers_stuck", "roll-overs that something holds back, their last safe moment near"
+            "cluster_rollovers_stuck", "rollovers that something holds back, their last safe moment near"
         ).read(lambda: float(len(stuck(own.authorities(), to_ms(clock.now())))))
         self.runner = Runner(
             self._folder,

@@ -40,7 +40,7 @@ class RotationOrdered(Struct, frozen=True):
 
 
 class RolloverPaused(Struct, frozen=True):
-    """The roll-over of this kind of authority waits for people, until its last safe moment."""
+    """The rollover of this kind of authority waits for people, until its last safe moment."""
 
     kind: str
     paused: bool

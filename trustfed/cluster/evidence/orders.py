@@ -5,7 +5,7 @@
     refresh     {}: peers are asked at their own endpoints now
     quarantine  {"node": NAME}: the node is banned
     prepare     {"kind": "x509" | "jwt"}, activate {"authority": ID}, taint {"authority": ID, "remove_first": bool}
-    pause, resume {"kind": "x509" | "jwt"}: the roll-over waits for people, at most until its last safe moment
+    pause, resume {"kind": "x509" | "jwt"}: the rollover waits for people, at most until its last safe moment
 
 Each is an event with who proposed and approved it, and why; its effect is decided by the same rules as an operator's command
 here. What moves an authority takes two people at the hub, or a broken glass.
@@ -48,7 +48,7 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 
 
 class RolloverPause(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Let the roll-over of this kind of authority wait, or go on."""
+    """Let the rollover of this kind of authority wait, or go on."""
 
     kind: str
     paused: bool
@@ -92,7 +92,7 @@ class Ordering(Protocol):
 
 
 def pause_command() -> Command[ClusterState]:
-    """The command by which people hold a roll-over back, for `Approving.add`."""
+    """The command by which people hold a rollover back, for `Approving.add`."""
 
     def decide(state: ClusterState, body: RolloverPause, now: datetime) -> Sequence[TypedEvent]:
         if body.kind not in (Kind.X509, Kind.JWT):
@@ -100,7 +100,7 @@ def pause_command() -> Command[ClusterState]:
         return [] if (body.kind in state.evidence.paused) == body.paused else [RolloverPaused(body.kind, body.paused)]
 
     def words(body: RolloverPause) -> str:
-        return f"{'pause' if body.paused else 'resume'} the roll-over of {body.kind} authorities"
+        return f"{'pause' if body.paused else 'resume'} the rollover of {body.kind} authorities"
 
     return decided("rollover.pause", RolloverPause, decide, words)
 

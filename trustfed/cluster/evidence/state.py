@@ -1,4 +1,4 @@
-"""What evidence adds to a cluster's state: rotations that agents are still to hear of, and roll-overs that people hold."""
+"""What evidence adds to a cluster's state: rotations that agents are still to hear of, and rollovers that people hold."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The sub-authority that istiod plugs in (`cacerts`): when it may be handed over, and what has to happen before. Pure.
 
 Its key is made where the export goes and never comes here; its twin is an anchor of this domain like every authority's. The
-order of a roll-over, each step an event (facts of Istio: a root is changed by appending or trimming, and hot):
+order of a rollover, each step an event (facts of Istio: a root is changed by appending or trimming, and hot):
 
  1. published   the new twin is in the bundle (ExternalPrepared); wait until every live reader of it has acknowledged
  2. anchored    root-cert.pem has old and new (ExternalAnchored); wait until the mesh's proxies have it: the longest life of
@@ -74,7 +74,7 @@ def course(state: ClusterState, missing: Sequence[str], now: datetime) -> Course
         return Course("publishing", *ids, ("the next envelope of this domain",))
     if leaving:
         until = max(a.last_leaf_not_after or a.not_after for a in leaving)
-        return Course("publishing", *ids, (f"the roll-over before this one: {leaving[0].id}",), until)
+        return Course("publishing", *ids, (f"the rollover before this one: {leaving[0].id}",), until)
     if signing is None:
         return Course("swapping", *ids, next="export")
     known = state.istio.external[following.id]
@@ -89,7 +89,7 @@ def course(state: ClusterState, missing: Sequence[str], now: datetime) -> Course
 def prepare(state: ClusterState, id_: str, twin: bytes, leaf_seconds: int, why: str, now: datetime) -> list[TypedEvent]:
     """Take the twin of a key that was made elsewhere. The same one again is no error.
 
-    1. one roll-over at a time  2. lives and reason within bounds  3. the twin is exactly what this domain makes for this
+    1. one rollover at a time  2. lives and reason within bounds  3. the twin is exactly what this domain makes for this
     id and key (as ca.intermediate judges the root's), and it was signed with that key.  Raises Conflict, Invalid.
     """
     held = state.authorities.get(id_)

@@ -70,7 +70,7 @@ STUCK_POLICY = Policy(
 """With authorities that are two hours old, the last safe moment is 20 minutes away."""
 STUCK_AGE, STANDBY_AGE = timedelta(hours=2), timedelta(minutes=75)
 """Of the active authorities, and of what stands by for them since a quarter of their life: of these 95 minutes less than a
-quarter is left, so that the roll-over is stuck from the start."""
+quarter is left, so that the rollover is stuck from the start."""
 LINT_POLICY = Policy(node_ttl=timedelta(minutes=8))
 GONE, AUDITOR = "gone", "auditor"
 

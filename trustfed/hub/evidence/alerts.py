@@ -1,5 +1,5 @@
 """What the hub itself raises alarms on, looked at every fifteen seconds: burning error budgets, silence, lives that end,
-bundles that are old, serials that nobody issued, roll-overs that are stuck. Log keys and logs are the witness's; a cluster says
+bundles that are old, serials that nobody issued, rollovers that are stuck. Log keys and logs are the witness's; a cluster says
 its own in its standing.
 
 An alarm is one (domain, code, subject) as long as it stands; `told` gets those that began and those that are over.

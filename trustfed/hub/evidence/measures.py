@@ -71,7 +71,7 @@ class Measures:
         )
         self._stuck = registry.gauge(
             "hub_fleet_rollovers_stuck",
-            "Roll-overs that something holds back, their last safe moment near.",
+            "Rollovers that something holds back, their last safe moment near.",
             ("trust_domain",),
             limit=MAX_SERIES,
         )

@@ -15,6 +15,7 @@ from trustfed.hub.dashboard.charts.svg import Kind
 from trustfed.hub.dashboard.charts.trust_map import Link, Node, trust_map
 from trustfed.hub.dashboard.frame import visit_of
 from trustfed.hub.dashboard.views.pages import choice, cut, domain_named, fleet_of, ground, lag, seen, show, text
+from trustfed.hub.dashboard.views.rollover import rotations
 from trustfed.hub.evidence.views import Drift, Of
 from trustfed.hub.publication import Publication
 from trustfed.runtime.timestamps import to_ms
@@ -67,9 +68,11 @@ def lanes(held: Iterable[Of[Authority]]) -> list[Lane]:
 
 
 async def rollovers(request: Request) -> Response:
-    """5: how far each rollover is, and who is waited for."""
+    """5: how far each rollover is, and who is waited for; of a class or one authority its rotations, asked of the cluster."""
     fleet = fleet_of(request)
     name = domain_named(request, text(request, "domain", 255))
+    if text(request, "class") or text(request, "authority"):
+        return await rotations(request, name)
     every = lanes(fleet.board(name))
     which = choice(request, "show", ("all", "moving"), "all" if len(every) <= LANES or name else "moving")
     listed = [lane for lane in every if which == "all" or lane.kind is not Kind.OK or lane.moving]

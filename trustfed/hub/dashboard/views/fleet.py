@@ -122,7 +122,6 @@ async def cluster(request: Request) -> Response:
         drift=fleet.drift(name)[:20],
         failed=fleet.failed(name, size=20),
         grants=[one for one in state.grants_with(name) if one.status != "ended"],
-        few=FEW,
         as_of_ms=row.age.as_of_ms or None,
     )
 

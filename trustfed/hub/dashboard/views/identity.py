@@ -10,26 +10,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from trustfed.errors import Denied, Invalid, NotFound, TrustfedError, Unavailable
+from trustfed.errors import Invalid, NotFound, TrustfedError
 from trustfed.evidence.model import Level, Obligation
 from trustfed.evidence.timeline import Line
 from trustfed.hub.dashboard.charts.timeline import Life, Step, timeline
-from trustfed.hub.dashboard.figures import LAST_MS
 from trustfed.hub.dashboard.frame import visit_of
+from trustfed.hub.dashboard.views.asking import ask, each
 from trustfed.hub.dashboard.views.pages import domain_named, fleet_of, ground, show, text
 from trustfed.hub.evidence.fleet import Fleet
+from trustfed.hub.evidence.questions import Answered
 from trustfed.spiffe.ids import SpiffeId, shown
 
 KIND = "identity"
 MOST, FACTS = 24, 60
 """Obligations of one slot that are drawn, and facts that are listed: the newest."""
-T = TypeVar("T")
 _SERIAL = re.compile(r"[0-9a-f]{8,40}")
 
 
@@ -57,17 +56,10 @@ async def identity(request: Request) -> Response:
         near = {"endings": fleet.runway().endings[:12], "failures": fleet.failed(size=12).rows}
         return show(request, "identity_ask", **base, **near, ground=found, as_of_ms=found.as_of_ms or None)
     row = fleet.domain(name)
-    told: Any = None
-    as_of_ms, problem = row.age.as_of_ms, None
-    try:
-        if visit.parts.questions is None:
-            raise Unavailable("this hub asks clusters nothing", hint="look on the cluster: trustfed evidence report")
-        answered = await visit.parts.questions.ask(
-            name, KIND, {"spiffe_id": spiffe_id} if spiffe_id else {"serial": serial}
-        )
-        told, as_of_ms = answered.json, answered.as_of_ms
-    except (Unavailable, NotFound, Denied, Invalid) as error:
-        problem = error
+    said = await ask(request, name, KIND, {"spiffe_id": spiffe_id} if spiffe_id else {"serial": serial})
+    told, as_of_ms, problem = (
+        (said.json, said.as_of_ms, None) if isinstance(said, Answered) else (None, row.age.as_of_ms, said)
+    )
     lineages = read_lineages(told, visit.now_ms)
     return show(
         request,
@@ -107,8 +99,8 @@ def read_lineages(told: Any, now_ms: int) -> list[Lineage]:
     made = []
     for index, one in enumerate(given[:MOST] if isinstance(given, list) else []):
         held = one if isinstance(one, dict) else {}
-        found = sorted(_each(held.get("obligations"), Obligation), key=lambda it: -it.opened_ms)[:MOST]
-        facts = _each(held.get("facts"), Line)[:FACTS]
+        found = sorted(each(held.get("obligations"), Obligation), key=lambda it: -it.opened_ms)[:MOST]
+        facts = each(held.get("facts"), Line)[:FACTS]
         if not found and not facts:
             continue
         said = held.get("identity")
@@ -117,24 +109,6 @@ def read_lineages(told: Any, now_ms: int) -> list[Lineage]:
         chart = timeline(f"line-{index}", list(_lives(found, now_ms)), now_ms, instance) if found else None
         made.append(Lineage(instance, slot, found, facts, chart))
     return made
-
-
-def _each(given: Any, kind: type[T]) -> list[T]:
-    made: list[T] = []
-    for raw in (given if isinstance(given, list) else [])[:2_000]:
-        if not isinstance(raw, dict) or _endless(raw):
-            continue
-        try:
-            made.append(msgspec.convert(raw, kind))
-        except msgspec.ValidationError:
-            continue
-    return made
-
-
-def _endless(raw: dict[str, Any]) -> bool:
-    """Whether a row has a number that no moment and no count is: a cluster may say what it likes."""
-    said = [part for value in raw.values() for part in (value.values() if isinstance(value, dict) else (value,))]
-    return any(isinstance(part, int) and abs(part) > LAST_MS for part in said)
 
 
 def _lives(obligations: list[Obligation], now_ms: int) -> Iterable[Life]:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from trustfed.errors import Invalid
-from trustfed.evidence.model import Class
+from trustfed.evidence.model import FEW, Class
 from trustfed.hub.dashboard.charts import runs, svg
 from trustfed.hub.dashboard.charts.svg import Kind
 from trustfed.hub.dashboard.frame import render, visit_of
@@ -190,6 +190,7 @@ def show(request: Request, template: str, **context: Any) -> Response:
         "judged": judged,
         "lag": lag,
         "class_names": CLASS_NAMES,
+        "few_classes": FEW,
         "offers": Offers(visit_of(request)),
         "simulated": fleet_of(request).simulated,
         "link": lambda **changes: link(request, **changes),
