@@ -36,7 +36,7 @@ async def search(request: Request) -> Response:
     if len(text) > MAX_TEXT:
         raise Invalid(f"the search is longer than {MAX_TEXT} characters", hint="no SPIFFE ID is that long")
     fleet = visit_of(request).parts.fleet
-    known = {row.trust_domain for row in fleet.domains()}
+    known = set(fleet.names)
     if spiffe_id := _spiffe_id(text):  # 1
         if spiffe_id.trust_domain.name in known:
             name = spiffe_id.trust_domain.name

@@ -69,7 +69,8 @@ def _fleet_routes(router: APIRouter, evidence: Evidence) -> None:
     async def status(caller: Viewer) -> Json:
         """The fleet at a glance: totals, and each trust domain, worst first."""
         fleet = evidence().fleet
-        return {"totals": _json(fleet.totals()), "domains": _json(fleet.domains())}
+        every = fleet.domains()
+        return {"totals": _json(fleet.totals(every)), "domains": _json(every)}
 
     @router.get("/figures")
     async def figures(

@@ -261,9 +261,9 @@ class Fleet:
             for row in worst
         ]
 
-    def totals(self) -> Totals:
-        """The whole fleet."""
-        return rows.totals_of(self.domains(), self._fleet_figures())
+    def totals(self, every: Sequence[DomainRow] | None = None) -> Totals:
+        """The whole fleet; `every` are the rows of `domains`, for who has just asked for them."""
+        return rows.totals_of(self.domains() if every is None else every, self._fleet_figures())
 
     def funnel(self, domain: str = "") -> list[Stage]:
         """How far the window's obligations came, and why the others did not."""

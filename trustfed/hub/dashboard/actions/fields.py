@@ -41,7 +41,7 @@ def _enrolled(parts: DashboardParts, text: str, values: Values) -> str:
 
 def authorities(parts: DashboardParts, domain: str) -> Sequence[Authority]:
     """The authorities of a domain, as its cluster last told."""
-    standing = parts.fleet.standing(domain) if domain in {row.trust_domain for row in parts.fleet.domains()} else None
+    standing = parts.fleet.standing(domain) if domain in parts.fleet.names else None
     return standing.authorities if standing else ()
 
 

@@ -68,7 +68,7 @@ async def auditor(request: Request) -> Response:
         decisions=[presentation.event(one) for one in reversed(decisions)],
         state=hub.operations.state,
         definition=DEFINITION,
-        totals=fleet.totals(),
+        totals=fleet.totals(rows),
         ground=found,
         as_of_ms=found.as_of_ms or None,
     )

@@ -42,6 +42,7 @@ async def heatmap(request: Request) -> Response:
     """1: clusters against classes, worst first."""
     fleet = fleet_of(request)
     rows = fleet.heatmap()
+    every = [row.row for row in rows]
     trouble = [row for row in rows if _troubled(row)]
     default = "all" if len(rows) <= FEW_DOMAINS or not trouble else "trouble"
     which = choice(request, "show", ("all", "trouble"), default)
@@ -63,11 +64,11 @@ async def heatmap(request: Request) -> Response:
         trouble=len(trouble),
         well=len(rows) - len(trouble),
         known=len(rows),
-        totals=fleet.totals(),
+        totals=fleet.totals(every),
         alarms=alarms[:6],
         alarm_count=len(alarms),
         strip=_strip(rows) if rows else None,
-        **_ground([row.row for row in rows]),
+        **_ground(every),
     )
 
 

@@ -93,6 +93,8 @@ async def funnel(request: Request) -> Response:
     found = ground(rows)
     made = steps(fleet.funnel(name))
     worst = [] if name else _worst(fleet)
+    classes = (Class.LEAF, Class.AGENT)
+    totals = {} if name else fleet.totals(rows).figures
     return show(
         request,
         "funnel",
@@ -100,7 +102,7 @@ async def funnel(request: Request) -> Response:
         leak=max(made, key=lambda step: step.lost, default=None),
         worst=worst,
         domain=name,
-        figures=[fleet.cell(name, one) if name else fleet.totals().figures[one] for one in (Class.LEAF, Class.AGENT)],
+        figures=[fleet.cell(name, one) if name else totals[one] for one in classes],
         ground=found,
         as_of_ms=found.as_of_ms or None,
     )
