@@ -80,7 +80,8 @@ class Store:
                 after = self._change(step, before)
                 self._tamper(step, client, after)
                 self._go_back(step, client, old)
-            step.require(self._read() is not None, "the reader believes the store again")
+            said = self._refused("seen")
+            step.require(said is None, f"the reader does not believe the store that was put right again: {said}")
 
     def _ceremony(self, step: Step) -> bytes:
         """The offline root, as `trustfed publication root create|sign|install` makes it; its keys are gone behind this."""
@@ -136,9 +137,11 @@ class Store:
 
     def _go_back(self, step: Step, client: Any, old: bytes) -> None:
         """Who runs the store shows yesterday's, signed by all the right keys."""
-        newest = client.get_object(Bucket=BUCKET, Key=_TIMESTAMP)["Body"].read()
         said = None
-        for _ in range(_TRIES):  # the hub may publish something between the two
+        for _ in range(_TRIES):
+            # The hub may publish between any two of these lines. What it published, and the reader then saw, is what has
+            # to come back: the one before would be yesterday's again.
+            newest = client.get_object(Bucket=BUCKET, Key=_TIMESTAMP)["Body"].read()
             client.put_object(Bucket=BUCKET, Key=_TIMESTAMP, Body=old)
             if (said := self._refused("seen")) is not None:
                 break
