@@ -26,7 +26,7 @@ import msgspec
 from trustfed.journal.bounds import check_head, check_trim, check_window, encode_events, encode_facts
 from trustfed.journal.chain import ANCHOR_TABLE, Chain, lookup_of
 from trustfed.journal.database import Database, Format
-from trustfed.journal.directory import DirectoryLock
+from trustfed.journal.directory import prepare
 from trustfed.journal.events import Event, Fact, Recorded, RecordedFact
 from trustfed.journal.head import Head
 from trustfed.journal.merkle.check import check_tiles
@@ -36,6 +36,7 @@ from trustfed.journal.ports import MAX_EVENTS, MAX_READ, Corrupt
 from trustfed.journal.retention import segments_before, trim
 from trustfed.journal.sqlite_snapshots import SNAPSHOT_TABLE, SqliteSnapshots, load_snapshot
 from trustfed.journal.tail import Tail
+from trustfed.runtime.files import DirectoryLock
 
 SCHEMA_VERSION = 2
 _TAIL = 1_000
@@ -249,6 +250,7 @@ def open_store(directory: Path) -> Store:
     Conflict names the process that holds the directory; Corrupt names the first record that is not what was written;
     Invalid a file that is foreign or newer; Unavailable a disk that is full, read-only or failing.
     """
+    prepare(directory)
     lock = DirectoryLock(directory)
     opened: list[Database] = []
     try:

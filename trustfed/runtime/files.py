@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import stat
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -81,27 +82,38 @@ def private_directory(path: Path) -> Path:
 class DirectoryLock:
     """One process per folder: held from construction to `release()` (a context manager too), or until the process ends.
 
-    Raises Conflict naming the process that holds it.
+    Raises Conflict naming the process that holds it. It is flock(2), so it dies with its process, kill -9 included; a forked
+    child, which would inherit and keep it, lets go of it at once.
     """
 
     def __init__(self, directory: Path) -> None:
+        self._file = -1
         path = directory / "lock"
         with _disk(path, "lock"):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(self._file, 20, 0).decode("ascii", "replace").strip()
-                os.close(self._file)
-                raise Conflict(
-                    f"{directory} is in use by process {holder if holder.isdigit() else 'unknown'}",
-                    hint="stop that process, or give this one a folder of its own",
-                ) from None
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(file, 20, 0).decode("ascii", "replace").strip()
+            os.close(file)
+            raise Conflict(
+                f"{directory} is in use by process {holder if holder.isdigit() else 'unknown'}",
+                hint="stop that process, or give this one a folder of its own",
+            ) from None
+        self._file = file
+        _held.add(self)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds, only the number in it is not fresh
+            os.ftruncate(file, 0)
+            os.pwrite(file, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
         """Let another process have it. The file stays: removing it would let two processes lock two files."""
+        if self._file >= 0:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # whoever else has this handle by now
+        self.forget()
+
+    def forget(self) -> None:
+        """Close this process's handle and no more: in a forked child, whose parent goes on holding the lock."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -113,6 +125,17 @@ class DirectoryLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+_held: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for lock in list(_held):
+        lock.forget()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def _write_new(name: str, data: bytes, mode: int, folder: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.fakes.waiting import until
 from tests.unit.cluster_evidence.evidence_house import Agent, House, serial
 from trustfed.cluster.evidence import intake as module
 from trustfed.errors import Invalid, Unavailable
@@ -302,4 +304,26 @@ async def test_an_append_whose_end_is_not_known_is_looked_up_first(house: House)
         await house.intake.report(house.node(), report)
     house.store.ledger.append = append  # type: ignore[method-assign]
     assert (await house.intake.report(house.node(), report)).next == 2
+    assert len(await house.facts()) == 1
+
+
+async def test_what_is_said_again_while_the_disk_still_writes_it_is_on_record_once(house: House) -> None:
+    agent, writing = Agent(house), threading.Event()
+    agent.told()
+    await house.issue(1)
+    report = agent.report(agent.fact("delivered"))
+    stalled = asyncio.create_task(house.store._ledger_database.write(lambda _: writing.wait(), lambda _: None, 0))
+    first = asyncio.create_task(house.intake.report(house.node(), report))
+    try:
+        await until(lambda: house.records._under_way)
+        first.cancel()  # its connection broke, or the agent waited long enough
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        again = asyncio.create_task(house.intake.report(house.node(), report))
+        await asyncio.sleep(0.05)
+        assert not again.done()
+    finally:
+        writing.set()
+    await stalled
+    assert (await again).next == 2
     assert len(await house.facts()) == 1

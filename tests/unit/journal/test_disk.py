@@ -119,7 +119,7 @@ async def test_a_read_only_disk_is_named_and_the_store_is_unharmed(tmp_path: Pat
         await store.journal.append(0, [event(1)])
         await store.close()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        with pytest.raises(Unavailable, match="Read-only file system"):
+        with pytest.raises(Unavailable, match="lock: read-only file system"):
             open_store(disk / "store")
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         store = open_store(disk / "store")

@@ -57,7 +57,12 @@ class Records:
         self.began_ms = 0
         """The ledger's last time when this process began."""
         self._under_way: dict[object, int] = {}
+        self._left_alone: set[asyncio.Future[None]] = set()
+        """Appends whose caller was cancelled."""
+        self._behind: int | None = None
+        """While catching up: the position up to which `folded` stands."""
         self._doubt: int | None = None
+        """After an append whose end is not known: the position before it."""
         self._saved_at = -1
         self._turn = asyncio.Lock()
         self.ready = asyncio.Event()
@@ -66,7 +71,7 @@ class Records:
     @property
     def left(self) -> int:
         """How many facts are to be read until `ready`."""
-        return 0 if self.ready.is_set() else max(self._ledger.position - (self._doubt or 0), 0)
+        return 0 if self._behind is None else max(self._ledger.position - self._behind, 0)
 
     async def start(self) -> None:
         """Load what was saved, and fold what followed, or leave that to `run` if it is much. Raises Unavailable, Corrupt."""
@@ -80,7 +85,7 @@ class Records:
         if head - position > BEFORE_DOORS:
             newest = await self._ledger.read(head - 1, 1)
             self.began_ms = max(self.folded.last_at, *(one.fact.at for one in newest), 0)
-            self._doubt = position
+            self._behind = position
             log.warning("catching up with the ledger: reports of agents wait until then", facts=head - position)
             return
         await self._read_from(position)
@@ -95,6 +100,15 @@ class Records:
         caught_up = self.ready.is_set()
         if caught_up:
             await self.sure()
+        appending = asyncio.ensure_future(self._append(facts, caught_up))
+        try:
+            await asyncio.shield(appending)
+        except asyncio.CancelledError:
+            self._left_alone.add(appending)  # the ledger has it and goes on: whoever says it again must wait for that
+            appending.add_done_callback(self._ended_alone)
+            raise
+
+    async def _append(self, facts: Sequence[Fact], caught_up: bool) -> None:
         token = object()
         self._under_way[token] = self._ledger.position
         try:
@@ -108,11 +122,18 @@ class Records:
         for fact in facts if caught_up else ():  # else they are read with the rest
             self.folded.take(fact)
 
+    def _ended_alone(self, appending: asyncio.Future[None]) -> None:
+        self._left_alone.discard(appending)
+        if not appending.cancelled() and (error := appending.exception()) is not None:
+            log.warning("facts that nobody waits for are not known to be on record", error=str(error))
+
     async def sure(self) -> None:
         """Know what is on record, also after an append that failed. Raises Unavailable, also while catching up."""
         if not self.ready.is_set():
             says = f"this cluster is catching up with its ledger: {self.left:,} facts are to be read"
             raise Unavailable(says, hint="try again in a moment")
+        if self._left_alone:
+            await asyncio.wait(self._left_alone)
         if self._doubt is None:
             return
         async with self._turn:
@@ -141,7 +162,7 @@ class Records:
 
     async def save(self) -> None:
         """Save what changed, with the position up to which nothing is missing."""
-        pending = [*self._under_way.values(), *([] if self._doubt is None else [self._doubt])]
+        pending = [*self._under_way.values(), *(one for one in (self._behind, self._doubt) if one is not None)]
         position = min(pending, default=self._ledger.position)
         if position == self._saved_at:
             return
@@ -156,13 +177,13 @@ class Records:
 
     async def _catch_up(self) -> None:
         """Fold up to the head, saving on the way: a process that ends meanwhile goes on from there."""
-        position, saved = self._doubt or 0, 0
+        position, saved = self._behind or 0, 0
         while True:
             records = await self._ledger.read(position, _READ)
             for record in records:
                 self.folded.take(record.fact)
             if records:
-                position = self._doubt = records[-1].position
+                position = self._behind = records[-1].position
                 if (saved := saved + len(records)) >= _SAVED_EVERY:
                     saved = 0
                     await self.save()
@@ -170,7 +191,7 @@ class Records:
                 await self._clock.sleep(_SHORT_SECONDS)
             elif self._ledger.position <= position:
                 break
-        self._doubt = None
+        self._behind = self._doubt = None
         self.ready.set()
         log.info("caught up with the ledger", position=position)
         await self.save()
