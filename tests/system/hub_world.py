@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ class Cluster:
             )
             stream = Stream(call)
             said = {"protocol_min": 1, "protocol_max": 1, "position": self.position, "hub_instance": self.instance}
-            await call.write(pb.FromCluster(hello=pb.ClusterHello(**{**said, **hello})))
+            await stream.send(hello=pb.ClusterHello(**{**said, **hello}))
             try:
                 yield stream
             finally:
@@ -236,7 +236,9 @@ class Stream:
         return kinds
 
     async def send(self, **message: Any) -> None:
-        await self.call.write(pb.FromCluster(**message))
+        # The hub may have ended the call before this is written: what it said then is what `until` and `refused` give.
+        with suppress(grpc.aio.AioRpcError):
+            await self.call.write(pb.FromCluster(**message))
 
     async def refused(self) -> tuple[grpc.StatusCode, str]:
         """The status that ends the stream."""

@@ -45,7 +45,7 @@ from trustfed.federation.envelope import Envelope
 from trustfed.federation.token import EnrolmentToken
 from trustfed.journal.events import TypedEvent
 from trustfed.journal.ports import MAX_READ
-from trustfed.runtime import logs, web
+from trustfed.runtime import logs, process, web
 from trustfed.runtime.grpc_server import OPTIONS, ServerIdentity
 from trustfed.runtime.health import open_health
 from trustfed.runtime.nonces import Nonces
@@ -320,6 +320,7 @@ class _Running:
             addresses["health"] = address_of(listener)
             doors.append(await open_health(listener, self._not_ready, parts.registry))
         self._doors_open = True
+        process.settle()
         log.info("cluster is up", trust_domain=self._fold.state.trust_domain, admin=str(config.admin_path), **addresses)
         return server, doors
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
 from trustfed.evidence.model import COUNTS, Class, Obligation
 from trustfed.evidence.pending import Pending
+from trustfed.evidence.serials import Serial
 
 Counters = dict[tuple[Class, int], list[int]]
 """Counts in the order of COUNTS, by class and beginning of the bucket (Unix ms)."""
@@ -44,6 +46,15 @@ class Correction(msgspec.Struct, frozen=True):
     recorded_ms: int
 
 
+class Last(NamedTuple):
+    """The newest serial of a slot that is not followed any more, where a later one than the last that was named."""
+
+    instance: str
+    slot: str
+    serial: str
+    at_ms: int
+
+
 class Changes(msgspec.Struct):
     """What changed since the last call. The obligations are the engine's own: copy or encode them before the next fact."""
 
@@ -52,6 +63,9 @@ class Changes(msgspec.Struct):
     probes: list[ProbeState] = []
     unknown: list[UnknownSerial] = []
     corrections: list[Correction] = []
+    named: list[Serial] = []
+    """Serials that were issued to whom the slot was not told of before, or not since a day; the newest of each slot."""
+    left: list[Last] = []
 
     def add(self, class_: Class, bucket_ms: int, place: int, count: int = 1) -> None:
         """Count something that is no obligation."""

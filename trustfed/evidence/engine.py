@@ -118,7 +118,8 @@ class Engine(Leaves):
                     row[place] += by
                 it.counted = now
         changes.obligations = list(self.dirty.values())
-        self.dirty = {}
+        changes.named, changes.left = list(self.named.values()), self.left
+        self.dirty, self.named, self.left = {}, {}, []
         return changes
 
     def save(self) -> Iterator[bytes]:
@@ -137,10 +138,11 @@ class Engine(Leaves):
         return [it for slot in self.slots.values() for it in slot.obligations] + list(self.few.open.values())
 
     def count_anew(self) -> None:
-        """Count everything that is pending as if it had not been counted: for counters that begin here."""
+        """Count everything that is pending, and name every slot, as if neither had been: for tables that begin here."""
         for it in self.pending():
             it.counted = (0,) * len(COUNTS)
             self.dirty[it.id] = it
+        self.named = {key: newest for key, slot in self.slots.items() if (newest := slot.named_last())}
 
     def _time(self, fact: Fact) -> int:
         body = fact.body

@@ -9,6 +9,7 @@ from heapq import heappush
 from sys import intern
 
 from trustfed.evidence import facts as f
+from trustfed.evidence.changes import Last
 from trustfed.evidence.definition import Definition
 from trustfed.evidence.model import FAILED, Level
 from trustfed.evidence.pending import LEVEL_NAMES, Pending, holds, obligation_id
@@ -19,6 +20,7 @@ from trustfed.journal.events import Fact
 _EVIDENCE = {f.DELIVERED: Level.DELIVERED, f.LOADED: Level.LOADED, f.CONFIRMED: Level.CONFIRMED}
 _REMEMBERED_ENDS = 100_000
 _REMEMBERED_SILENCES = 100
+_NAMED_MS = 24 * 3_600_000
 _NO_COMMAND = ("", 0, 0)
 
 
@@ -38,6 +40,8 @@ class Leaves:
         self.excused: dict[tuple[str, str, str], dict[str, Pending]] = {}  # by SPIFFE ID, node and slot
         self.commands: dict[str, tuple[str, int, int]] = {}  # authority or "entry/ID": force, deadline, position
         self.dirty: dict[str, Pending] = {}
+        self.named: dict[tuple[str, str], Serial] = {}  # since the last `changes`: see there
+        self.left: list[Last] = []
         self.limits: list[tuple[int, int, Pending]] = []  # by the facts' clock: may it be settled?
         self.looks: list[tuple[int, int, Pending]] = []  # by as_of: does it stand otherwise?
         self.ends: list[tuple[int, int, Serial]] = []  # by the facts' clock: certificates
@@ -57,12 +61,13 @@ class Leaves:
         body = fact.body
         key = (body["instance"], intern(body["slot"]))
         slot = self.slots.get(key)
-        spiffe_id, entry = body["spiffe_id"], body["entry"]
+        spiffe_id, entry, node = body["spiffe_id"], body["entry"], intern(body["node"])
+        told_ms = 0
         if slot is not None:  # each text once: there are many serials
             key = (slot.instance, key[1])
             before = next(reversed(slot.serials.values()), None)
-            if before is not None and (before.spiffe_id, before.entry) == (spiffe_id, entry):
-                spiffe_id, entry = before.spiffe_id, before.entry
+            if before is not None and (before.spiffe_id, before.entry, before.node) == (spiffe_id, entry, node):
+                spiffe_id, entry, told_ms = before.spiffe_id, before.entry, slot.told_ms
         serial = Serial(
             fact.key,
             position,
@@ -72,7 +77,7 @@ class Leaves:
             intern(body["authority"]),
             spiffe_id,
             entry,
-            intern(body["node"]),
+            node,
             *key,
             intern(str(body.get("profile", ""))),
             intern(str(body.get("key_algorithm", ""))),
@@ -85,12 +90,17 @@ class Leaves:
             if slot is None:
                 slot = self.slots[key] = Slot(*key)
             slot.remember(serial)
+            slot.last, slot.last_ms = serial.serial, fact.at
+            if fact.at - told_ms >= _NAMED_MS:
+                slot.told_ms, self.named[key] = fact.at, serial
             if slot.obligations:
                 newest = slot.obligations[-1]
                 if holds(newest, self.clock):  # 11
                     newest.tries += 1
                     self.dirty[newest.id] = newest
                 self._evidence(slot, serial, Level.ISSUED, fact.at)
+        else:
+            self.named[key] = serial
         return serial
 
     def there_again(self, fact: Fact) -> None:
@@ -250,14 +260,19 @@ class Leaves:
             if it.outcome in FAILED:
                 slot.closed_ms = max(slot.closed_ms, it.hard_ms)
             slot.prune()
-            if slot.empty:
-                del self.slots[it.instance, it.slot]
+            self._leave_if_empty(slot)
 
     def forget(self, serial: Serial) -> None:
         """Let go of a certificate that has ended, and of its slot if that was all."""
         slot = self.slots.get((serial.instance, serial.slot))
-        if slot is not None and slot.serials.pop(serial.serial, None) is not None and slot.empty:
-            del self.slots[serial.instance, serial.slot]
+        if slot is not None and slot.serials.pop(serial.serial, None) is not None:
+            self._leave_if_empty(slot)
+
+    def _leave_if_empty(self, slot: Slot) -> None:
+        if slot.empty:
+            del self.slots[slot.instance, slot.slot]
+            if slot.last_ms > slot.told_ms:
+                self.left.append(Last(slot.instance, slot.slot, slot.last, slot.last_ms))
 
     # Nodes, entries and commands.
 

@@ -159,9 +159,10 @@ class Queries:
             if found:
                 slots = [_of_issued(found[0][1].key, found[0][1].at, found[0][1].body)]
         elif asked.spiffe_id or asked.instance:
-            slots = await store.read(
+            found_slots = await store.identities(
                 lambda it: timeline.identities(it, spiffe_id=asked.spiffe_id, instance=asked.instance)
             )
+            slots = sorted(found_slots, key=lambda one: -one.at_ms)[: timeline.MAX_SLOTS]
         else:
             raise Invalid("an identity is asked for by spiffe_id, instance or serial")
         if not slots:
@@ -254,7 +255,7 @@ class Queries:
                     found[one.instance, one.slot] = one
             return list(found.values())[:limit]
 
-        hits = await self._store.read(work)
+        hits = await self._store.identities(work)
         serial = wanted.lower()
         if not hits and len(serial) <= 64:
             issued = await timeline.find(self._ledger, f.ISSUED, serial)

@@ -49,6 +49,10 @@ class _SlotState(msgspec.Struct):
     newest: int
     probed_ms: int
     closed_ms: int
+    # States of before know none of these: then the next serial tells.
+    last: str = ""
+    last_ms: int = 0
+    told_ms: int = 0
 
 
 class _Part(msgspec.Struct):
@@ -81,9 +85,7 @@ def saved(engine: Engine) -> Iterator[bytes]:
         )
     )
     for slots in _batched(engine.slots.values()):
-        states = [
-            _SlotState(one.instance, one.slot, one.floor, one.newest, one.probed_ms, one.closed_ms) for one in slots
-        ]
+        states = [_SlotState(*(getattr(one, name) for name in _SlotState.__struct_fields__)) for one in slots]
         yield msgspec.json.encode(_Part(slots=states))
     for serials in _batched(engine.live.values()):
         yield msgspec.json.encode(_Part(serials=serials))
@@ -125,9 +127,7 @@ def restore(engine: Engine, chunks: Iterable[bytes]) -> None:
     for part in rest:
         for state in part.slots:
             key = (state.instance, state.slot)
-            engine.slots[key] = Slot(
-                *key, floor=state.floor, newest=state.newest, probed_ms=state.probed_ms, closed_ms=state.closed_ms
-            )
+            engine.slots[key] = Slot(*key, **{name: getattr(state, name) for name in _SlotState.__struct_fields__[2:]})
     _serials(engine, [serial for part in rest for serial in part.serials])
     for part in rest:
         for it in part.pending:

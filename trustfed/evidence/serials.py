@@ -44,6 +44,9 @@ class Slot(msgspec.Struct, gc=False):
     newest: int = 0  # position of the newest serial that was delivered
     probed_ms: int = 0
     closed_ms: int = 0  # hard limit of the newest obligation that failed and is settled
+    last: str = ""  # the newest serial, and when it was issued
+    last_ms: int = 0
+    told_ms: int = 0  # when the newest serial was issued that the engine told of
 
     def remember(self, serial: Serial) -> None:
         """Take a newly issued serial in; when there are too many the oldest goes that no obligation is about."""
@@ -54,6 +57,13 @@ class Slot(msgspec.Struct, gc=False):
             oldest = next(one for one in self.serials.values() if one.serial not in wanted)
             del self.serials[oldest.serial]
             oldest.kept = False
+
+    def named_last(self) -> Serial | None:
+        """The newest serial that is remembered, which is told of now; None if there is none."""
+        newest = next(reversed(self.serials.values()), None)
+        if newest is not None:
+            self.last, self.last_ms, self.told_ms = newest.serial, newest.issued_ms, newest.issued_ms
+        return newest
 
     @property
     def lowest(self) -> int:

@@ -19,8 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, cast
 
+import msgspec
+
 from trustfed.errors import Invalid, TrustfedError, Unavailable
-from trustfed.evidence import facts as f
 from trustfed.evidence import tables
 from trustfed.evidence.carried import carried_engine
 from trustfed.evidence.changes import Changes
@@ -157,6 +158,11 @@ class EvidenceStore:
         """What `work` finds in the tables (trustfed.evidence.tables), on the reader's thread."""
         return await self._database.read(work)
 
+    async def identities(self, work: Callable[[sqlite3.Connection], list[Identity]]) -> list[Identity]:
+        """The rows of identities that `work` finds, each with its newest serial: of those in use the engine knows it."""
+        stored = await self.read(work)
+        return await self.look(lambda engine: _newest(engine, stored))
+
     async def figures(self, window: Window) -> Figures:
         """The figures of a window, from the counters, as of the last look."""
         as_of = self.as_of_ms
@@ -280,10 +286,10 @@ class EvidenceStore:
     async def _take(self, batch: Sequence[RecordedFact], now_ms: int) -> None:
         engine = self._engine_now()
         try:
-            changes, identities = await asyncio.to_thread(_fold, engine, batch, now_ms)
+            changes = await asyncio.to_thread(_fold, engine, batch, now_ms)
 
             def work(connection: sqlite3.Connection) -> bool:
-                tables.apply(connection, changes, identities, self._pending)
+                tables.apply(connection, changes, self._pending)
                 tables.put(connection, "position", engine.position)
                 tables.put(connection, "as_of", engine.as_of)
                 return tables.compact(connection, engine.as_of)
@@ -306,20 +312,21 @@ class EvidenceStore:
         self._since_save = 0
 
 
-def _fold(engine: Engine, batch: Sequence[RecordedFact], now_ms: int) -> tuple[Changes, list[Identity]]:
-    newest: dict[tuple[str, str], Fact] = {}
+def _fold(engine: Engine, batch: Sequence[RecordedFact], now_ms: int) -> Changes:
     for recorded in batch:
-        fact = recorded.fact
-        engine.take(recorded.position, fact)
-        if fact.kind == f.ISSUED:
-            newest[str(fact.body.get("instance", "")), str(fact.body.get("slot", ""))] = fact
+        engine.take(recorded.position, recorded.fact)
     engine.advance(now_ms)
-    return engine.changes(), [_identity(key, fact) for key, fact in newest.items()]
+    return engine.changes()
 
 
-def _identity(key: tuple[str, str], fact: Fact) -> Identity:
-    who, node, entry = (str(fact.body.get(name, "")) for name in ("spiffe_id", "node", "entry"))
-    return Identity(*key, who, node, entry, fact.key, fact.at)
+def _newest(engine: Engine, stored: Sequence[Identity]) -> list[Identity]:
+    def newest(one: Identity) -> Identity:
+        slot = engine.slots.get((one.instance, one.slot))
+        if slot is None or slot.last_ms <= one.at_ms:
+            return one
+        return msgspec.structs.replace(one, serial=slot.last, at_ms=slot.last_ms)
+
+    return [newest(one) for one in stored]
 
 
 def _open(path: Path) -> Database:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -51,7 +51,7 @@ FORMAT = Format(
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """The newest serial of one slot of one instance."""
+    """One slot of one instance, and its newest serial; in the table it may be one of the last day (EvidenceStore.identities)."""
 
     instance: str
     slot: str
@@ -91,7 +91,7 @@ def clear(connection: sqlite3.Connection) -> None:
         connection.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the line above
 
 
-def apply(connection: sqlite3.Connection, changes: Changes, identities: Iterable[Identity], pending: set[str]) -> None:
+def apply(connection: sqlite3.Connection, changes: Changes, pending: set[str]) -> None:
     """Write what an engine told. `pending` are the ids of rows that are there and not settled; it is kept up to date."""
     number = get(connection, "changed")
     for (class_, bucket), delta in changes.counters.items():
@@ -119,7 +119,11 @@ def apply(connection: sqlite3.Connection, changes: Changes, identities: Iterable
         "INSERT INTO identities VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (instance, slot) DO UPDATE SET"
         " spiffe_id = excluded.spiffe_id, node = excluded.node, entry = excluded.entry, serial = excluded.serial,"
         " at = excluded.at",
-        [(o.instance, o.slot, o.spiffe_id, o.node, o.entry, o.serial, o.at_ms) for o in identities],
+        [(o.instance, o.slot, o.spiffe_id, o.node, o.entry, o.serial, o.issued_ms) for o in changes.named],
+    )
+    connection.executemany(
+        "UPDATE identities SET serial = ?, at = ? WHERE instance = ? AND slot = ?",
+        [(one.serial, one.at_ms, one.instance, one.slot) for one in changes.left],
     )
     for state in changes.probes:
         number += 1

@@ -64,9 +64,9 @@ async def find(ledger: Ledger, kind: str, key: str) -> list[Found]:
 
 
 def identities(
-    connection: sqlite3.Connection, *, spiffe_id: str = "", instance: str = "", limit: int = MAX_SLOTS
+    connection: sqlite3.Connection, *, spiffe_id: str = "", instance: str = "", limit: int = 8 * MAX_SLOTS
 ) -> list[Identity]:
-    """Slots by SPIFFE ID or instance, the newest first."""
+    """Slots by SPIFFE ID or instance, the newest first, as they were on record within a day."""
     where, value = ("spiffe_id", spiffe_id) if spiffe_id else ("instance", instance)
     rows = connection.execute(
         "SELECT instance, slot, spiffe_id, node, entry, serial, at FROM identities"  # noqa: S608 - one of two names

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from trustfed.feed.follow import Follow
 from trustfed.feed.identity import IdentitySource
 from trustfed.feed.served import Output, Served
 from trustfed.feed.state_file import StateFile
-from trustfed.runtime import logs, unix_http
+from trustfed.runtime import logs, process, unix_http
 from trustfed.runtime.clock import Clock, SystemClock
 from trustfed.runtime.files import DirectoryLock, private_directory
 from trustfed.runtime.health import open_health
@@ -101,8 +100,7 @@ async def _run(config: FeedConfig, stop: asyncio.Event, doors: contextlib.AsyncE
         doors.push_async_callback(health.close)
         log.info("health and metrics listen", address=address_of(listener))
     log.info("feed is up", trust_domain=config.trust_domain.name, admin=str(config.admin_path))
-    gc.collect()
-    gc.freeze()
+    process.settle()
     jobs = [source.run(), follow.run(), served.run(), keep_small(clock, used)]
     await together([*jobs, announcing.run()] if announcing is not None else jobs, stop)
 

@@ -49,7 +49,7 @@ from trustfed.journal.fold import Fold
 from trustfed.journal.recorder import LedgerRecorder
 from trustfed.journal.sqlite import Store, open_store
 from trustfed.journal.table import decode_state, encode_state
-from trustfed.runtime import logs
+from trustfed.runtime import logs, process
 from trustfed.runtime.clock import Clock, SystemClock
 from trustfed.runtime.files import private_directory
 from trustfed.runtime.health import open_health
@@ -219,6 +219,7 @@ class _Hub:
             for name, address in addresses.items():
                 _log.info("listening", door=name, address=address)
             self._ready = True
+            process.settle()
             _log.info("ready", trust_domain=config.trust_domain.name, position=fold.position)
             await self._until(stop, position)
             self._ready = False

@@ -15,7 +15,8 @@ from trustfed.errors import Invalid
 from trustfed.evidence import facts as kinds
 from trustfed.evidence import retention, tables
 from trustfed.evidence.carried import PART_BYTES, carried_state, packed, unpacked
-from trustfed.evidence.engine import recount
+from trustfed.evidence.definition import DEFINITION
+from trustfed.evidence.engine import Engine, recount
 from trustfed.evidence.model import COUNTS, Class
 from trustfed.evidence.retention import ends, plan, retire
 from trustfed.evidence.store import EvidenceStore
@@ -114,6 +115,18 @@ async def test_what_was_open_is_carried_forward_and_counted_once(
         assert not any(count < 0 for row in rows for count in row)
     finally:
         await store.close()
+
+
+def test_who_is_known_is_named_anew_where_the_tables_begin_anew() -> None:
+    script, engine = LedgerScript(), Engine(DOMAIN)
+    serials = {name: script.instance(name).renew(BEGIN) for name in ("a", "b", "c")}
+    for position, fact in script.numbered():
+        engine.take(position, fact)
+    assert {one.serial for one in engine.changes().named} == set(serials.values())
+    again = Engine.load(DOMAIN, DEFINITION, engine.save())
+    assert again.changes().named == []
+    again.count_anew()
+    assert {one.serial for one in again.changes().named} == set(serials.values())
 
 
 def _all_counters(connection: sqlite3.Connection) -> dict[tuple[Class, int], list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.fakes.clocks import ManualClock
 from tests.fakes.ledger_script import DAY, HOUR, LedgerScript, ms
 from trustfed.errors import Invalid
 from trustfed.evidence import store as stores
-from trustfed.evidence import tables
+from trustfed.evidence import tables, timeline
 from trustfed.evidence.definition import DEFINITION, Definition
 from trustfed.evidence.engine import recount
 from trustfed.evidence.figures import Figures, Window, figures
@@ -276,3 +277,63 @@ async def test_stopped_while_it_reads_again_what_it_knew_it_does_not_wait(tmp_pa
         await asyncio.gather(task, return_exceptions=True)
     assert await store.follow() == len(facts)
     await store.close()
+
+
+async def newest(store: EvidenceStore, instance: str) -> tuple[str, str]:
+    """Its newest serial as it is answered, and as it stands in the table."""
+
+    def rows(connection: sqlite3.Connection) -> list[tables.Identity]:
+        return timeline.identities(connection, instance=instance)
+
+    answered, stored = await store.identities(rows), await store.read(rows)
+    assert len(answered) == len(stored) == 1
+    return answered[0].serial, stored[0].serial
+
+
+async def test_the_newest_serial_of_an_identity_is_known_though_it_is_written_once_a_day(tmp_path: Path) -> None:
+    script = LedgerScript()
+    it, other = script.instance("it", life=HOUR), script.instance("other", life=HOUR)
+    ledger, clock, taken = MemoryLedger(), clock_at(BEGIN + 9 * DAY), 0
+
+    async def follow() -> None:
+        nonlocal taken
+        facts = script.facts()
+        await ledger.append(facts[taken:])
+        taken = len(facts)
+        await store.follow()
+
+    store = await EvidenceStore.open(tmp_path, ledger, DOMAIN, clock)
+    try:
+        first = it.renew(BEGIN)
+        for at in range(BEGIN + HOUR // 2, BEGIN + DAY, HOUR // 2):
+            last = it.renew(at)
+            await follow()
+            assert await newest(store, it.instance) == (last, first)
+        tomorrow = it.renew(BEGIN + DAY)
+        await follow()
+        assert await newest(store, it.instance) == (tomorrow, tomorrow)
+        last = it.renew(BEGIN + DAY + HOUR // 2)
+        await follow()
+        # Killed, and started again: from the ledger alone, and from what was saved.
+        for saved in (False, True):
+            if saved:
+                await store.close()
+            else:
+                await store._database.close()
+            store = await EvidenceStore.open(tmp_path, ledger, DOMAIN, clock)
+            assert await newest(store, it.instance) == (last, tomorrow)
+        # Nobody follows it any more: what was told of last is what is on record.
+        other.renew_every(BEGIN + 2 * DAY, BEGIN + 5 * DAY, HOUR // 2)
+        await follow()
+        assert await store.look(lambda engine: (it.instance, "x509") not in engine.slots)
+        assert await newest(store, it.instance) == (last, last)
+        # It is somebody else's now: that is written at once.
+        it.spiffe_id = "spiffe://prod.example/else"
+        anew = [it.renew(BEGIN + 6 * DAY), it.renew(BEGIN + 6 * DAY + HOUR // 2)]
+        it.spiffe_id = "spiffe://prod.example/and-else"
+        anew.append(it.renew(BEGIN + 6 * DAY + HOUR))
+        await follow()
+        assert await newest(store, it.instance) == (anew[2], anew[2])
+        assert (await store.read(lambda c: timeline.identities(c, instance=it.instance)))[0].spiffe_id == it.spiffe_id
+    finally:
+        await store.close()

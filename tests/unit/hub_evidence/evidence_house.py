@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ class FakeCluster:
             stream = FakeStream(method(timeout=60))
             now = int(self.house.hub.clock.now().timestamp() * 1000)
             said = {"protocol_min": 1, "protocol_max": 1, "store": "one", "log_key": self.log_key, "time_ms": now}
-            await stream.call.write(pb.FromCluster(hello=pb.FleetHello(**{**said, **hello})))
+            await stream.say(pb.FromCluster(hello=pb.FleetHello(**{**said, **hello})))
             try:
                 yield stream
             finally:
@@ -209,8 +209,10 @@ class FakeStream:
         self.pump = asyncio.create_task(self._pump())
 
     async def say(self, *messages: pb.FromCluster) -> None:
-        for message in messages:
-            await self.call.write(message)
+        # The hub may have ended the call before all is written: what it said then is what `until` and `refused` give.
+        with suppress(grpc.aio.AioRpcError):
+            for message in messages:
+                await self.call.write(message)
 
     async def until(self, kind: str) -> Any:
         """The next message of this kind."""

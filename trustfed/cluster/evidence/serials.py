@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
 
 from trustfed.evidence import facts as kinds
 from trustfed.journal.events import Fact
@@ -13,7 +15,7 @@ MAX_HELD = 50_000
 _MS = 1_000
 
 
-class IssuedTo(NamedTuple):
+class IssuedTo(msgspec.Struct, frozen=True, gc=False):
     """What a serial's record says. Times are Unix ms."""
 
     node: str
@@ -30,10 +32,10 @@ class Serials:
         self._find, self._most = find, held
         self._held: OrderedDict[str, IssuedTo] = OrderedDict()
 
-    def remember(self, serial: str, issued: IssuedTo) -> None:
-        """It was recorded just now."""
-        self._held[serial] = issued
-        if len(self._held) > self._most:
+    def remember(self, recorded: Mapping[str, IssuedTo]) -> None:
+        """These serials were recorded just now."""
+        self._held.update(recorded)
+        while len(self._held) > self._most:
             self._held.popitem(last=False)
 
     async def all_of(self, serials: Iterable[str]) -> dict[str, IssuedTo]:
@@ -46,7 +48,7 @@ class Serials:
                 if not facts:
                     continue
                 issued = _issued(facts[0])
-                self.remember(serial, issued)
+                self.remember({serial: issued})
             found[serial] = issued
         return found
 

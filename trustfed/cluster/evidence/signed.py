@@ -49,11 +49,10 @@ class Signatures:
 
     def signed(self, authority: str, certificates: Sequence[tuple[str, bytes]]) -> None:
         """These certificates (serial, DER) were signed by `authority`."""
-        for serial, der in certificates:
-            if len(self._waiting) >= MAX_WAITING:
-                self._waiting.popleft()
-                self._left_out.add()
-            self._waiting.append((authority, serial, der))
+        self._waiting.extend([(authority, serial, der) for serial, der in certificates])
+        while len(self._waiting) > MAX_WAITING:
+            self._waiting.popleft()
+            self._left_out.add()
         self._news.set()
 
     def refused(self, node: str, entry: str, slot: str, code: str) -> None:

@@ -29,14 +29,17 @@ class OfIssuance:
         self, authority: str, requests: Sequence[LeafRequest], results: Sequence[Issued | TrustfedError]
     ) -> None:
         """Keep to whom each serial went, and what was signed."""
-        now, certificates = to_ms(self._clock.now()) // 1000 * 1000, []
+        now = to_ms(self._clock.now()) // 1000 * 1000
+        recorded: dict[str, IssuedTo] = {}
+        certificates = []
         last, ends = None, 0
         for request, issued in zip(requests, results, strict=True):
             if isinstance(issued, Issued):
                 if issued.not_after != last:  # most of a batch end together
                     last, ends = issued.not_after, to_ms(issued.not_after)
-                self._serials.remember(issued.serial, IssuedTo(request.node, request.entry, request.slot, now, ends))
+                recorded[issued.serial] = IssuedTo(request.node, request.entry, request.slot, now, ends)
                 certificates.append((issued.serial, issued.chain[0]))
+        self._serials.remember(recorded)
         self._signatures.signed(authority, certificates)
 
     def refused(self, node: Node, request: pb.X509Slot, error: TrustfedError) -> None:
