@@ -35,7 +35,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from agent import addresses
+from agent import addresses, rotation
 from agent.closing import Closing
 from agent.evidence.evidence import Evidence
 from agent.identity import Node
@@ -239,7 +239,7 @@ class Admin:
             "authority": svid.authority if svid else None,
             "issued_at": _time(svid.issued_at) if svid else None,
             "not_after": _time(svid.not_after) if svid else None,
-            "renew_at": _time(slot.due) if slot else None,
+            "renew_at": _time(slot.due) if slot and slot.due != rotation.NEVER else None,
             "tries": slot.tries if slot else 0,
             "error": (slot.error or None) if slot else None,
             "reserve": self._reserve(entry),

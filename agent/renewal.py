@@ -118,9 +118,10 @@ class Renewal:
                 now = self._clock.now()
                 for id_ in self._store.expire(now):
                     if id_ in self.slots:  # else nobody wanted it any more
-                        self._expired.add()
-                        log.error("an SVID expired before it was replaced", entry=id_)
                         slot = self.slots[id_]
+                        if slot.due != rotation.NEVER:
+                            self._expired.add()
+                            log.error("an SVID expired before it was replaced", entry=id_)
                         self.slots[id_] = Slot(slot.due, None, slot.tries, slot.error)
                 self._stand_in()
                 self._notice_rewound(now)
@@ -178,11 +179,19 @@ class Renewal:
             del self.slots[id_]
             self._asked.pop(id_, None)
         changed = [id_ for id_ in wanted if self._asked.get(id_) != _asked(store.entries[id_]) or self._bereft(id_)]
+        for id_ in wanted:
+            if (slot := self.slots.get(id_)) is not None:
+                held = store.svids.get(id_)
+                ends, issued_at = store.entries[id_].expires_at, held.issued_at if held else now
+                self.slots[id_] = rotation.reviewed(slot, issued_at, ends, now, self._chance)
+                if self.slots[id_] is not slot:
+                    self._news.set()
         changed.sort(key=need(store.entries, store.matched, store.used))
         for rank, id_ in enumerate(changed):
             svid = store.svids.get(id_)
             if svid is not None and id_ not in self._asked and svid.authority not in store.retired:  # out of the cache
-                slot = rotation.after_issue(svid.issued_at, svid.not_after, self._chance)
+                ends = store.entries[id_].expires_at
+                slot = rotation.after_issue(svid.issued_at, svid.not_after, self._chance, ends)
             else:  # due now, in the order of need: a process that waits is before all that is fetched ahead
                 due = now - (_WAITED_FOR if id_ in store.matched else _AHEAD) + timedelta(microseconds=rank)
                 slot = Slot(due, svid.not_after if svid else None)
@@ -229,7 +238,8 @@ class Renewal:
             if id_ not in self.slots:
                 continue
             if self._asked.get(id_) == asked.get(id_):
-                self.slots[id_] = rotation.after_issue(svid.issued_at, svid.not_after, self._chance)
+                ends = store.entries[id_].expires_at
+                self.slots[id_] = rotation.after_issue(svid.issued_at, svid.not_after, self._chance, ends)
             else:  # the entry changed while its batch was out: good enough to serve, due again
                 self.slots[id_] = Slot(self.slots[id_].due, svid.not_after)
         store.put_svids(good)

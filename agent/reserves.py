@@ -144,10 +144,12 @@ class Reserves:
             slot, names = self.slots.get(id_), _names(entry)
             if slot is None or self._names.get(id_) != names:
                 fits = held is not None and _life(held) <= timedelta(seconds=_LONGER * self.seconds)
-                self.slots[id_] = self._after(held) if held is not None and fits else Slot(now)
+                self.slots[id_] = self._after(held, entry) if held is not None and fits else Slot(now)
                 self._names[id_] = names
             elif held is None and slot.end is not None:  # it was dropped
                 self.slots[id_] = Slot(now)
+            elif held is not None:
+                self.slots[id_] = rotation.reviewed(slot, held.issued_at, entry.expires_at, now, self._chance)
         for id_ in [id_ for id_ in self._names if id_ not in self.slots]:
             del self._names[id_]
         return rotation.batch(self.slots, now, ())
@@ -176,15 +178,15 @@ class Reserves:
             elif self.seconds and _names(store.entries[id_]) == self._names.get(id_):
                 good[id_] = result
                 self._said[id_] = self._names[id_]
-                self.slots[id_] = self._after(result)
+                self.slots[id_] = self._after(result, store.entries[id_])
         store.put_reserves(good)
         self._tries.add(len(good), outcome="issued")
         if refused:
             self._tries.add(len(ids) - len(good), outcome="failed")
             log.warning("reserve SVIDs not issued", count=len(ids) - len(good), error=refused)
 
-    def _after(self, svid: Svid) -> Slot:
-        return rotation.after_issue(svid.issued_at, svid.not_after, self._chance)
+    def _after(self, svid: Svid, entry: Entry) -> Slot:
+        return rotation.after_issue(svid.issued_at, svid.not_after, self._chance, entry.expires_at)
 
 
 def _names(entry: Entry) -> _Names:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 JITTER = 0.1
 """A replacement is due at half life, give or take this part of it, so that SVIDs issued together part ways."""
 WINDOW = timedelta(seconds=1)
 """What falls due this soon goes along with what is due now."""
+NEVER = datetime.max.replace(tzinfo=UTC)
+"""When an SVID is due that ends with its entry: nothing that lives longer can be had."""
 BATCH = 500
 TRY_SECONDS = 10.0
 _FIRST = timedelta(milliseconds=500)
@@ -31,10 +33,28 @@ class Slot:
     error: str = ""
 
 
-def after_issue(issued_at: datetime, not_after: datetime, chance: Chance) -> Slot:
-    """The next replacement of what was issued at `issued_at`; its life counts from there, not from NotBefore."""
+def after_issue(issued_at: datetime, not_after: datetime, chance: Chance, ends: datetime | None = None) -> Slot:
+    """The next replacement of what was issued at `issued_at`; its life counts from there, not from NotBefore.
+
+    `ends` is when its entry does, if ever.
+    """
+    if ends is not None and not_after >= ends.replace(microsecond=0):
+        return Slot(NEVER, not_after)
     half = (not_after - issued_at) / 2
     return Slot(issued_at + half * (1 - JITTER + 2 * JITTER * chance()), not_after)
+
+
+def reviewed(slot: Slot, issued_at: datetime, ends: datetime | None, now: datetime, chance: Chance) -> Slot:
+    """Its entry may end at another time by now: what outlives it is due, and so is what had nothing to follow it."""
+    if slot.tries:  # it is being asked for
+        return slot
+    if slot.end is None:
+        return Slot(now) if slot.due == NEVER and (ends is None or ends.replace(microsecond=0) > now) else slot
+    if ends is not None and slot.end > ends:
+        return replace(slot, due=min(slot.due, now))
+    if slot.due == NEVER:
+        return after_issue(issued_at, slot.end, chance, ends)
+    return slot
 
 
 def after_failure(slot: Slot, now: datetime, error: str, chance: Chance, longest: timedelta = _LONGEST) -> Slot:

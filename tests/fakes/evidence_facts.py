@@ -57,6 +57,7 @@ class History:
         serial, held = f"{self._serial:032x}", self._held.setdefault((instance, slot), [])
         begin = self._now // 1000 - 10
         life = self._random.choice((600, 1_800, 3_600, 7_200))
+        ends = {"ends_with_entry": True} if slot == "x509" and self._random.random() < 0.2 else {}
         self._put(
             "x509.issued",
             serial,
@@ -70,6 +71,7 @@ class History:
             instance=instance,
             slot=slot,
             predecessor=held[-1] if held else "",
+            **ends,
         )
         held.append(serial)
 

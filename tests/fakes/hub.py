@@ -154,7 +154,7 @@ class FakeHub:
         """Close the open stream after what was said before."""
         self._say.put_nowait(None)
 
-    async def until(self, condition: Any, seconds: float = 10) -> None:
+    async def until(self, condition: Any, seconds: float = 30) -> None:
         async with asyncio.timeout(seconds):
             while not condition():
                 await asyncio.sleep(0.01)

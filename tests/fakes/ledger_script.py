@@ -29,8 +29,8 @@ class Instance:
         self.authority = "A1"
         self.serials: list[str] = []
 
-    def issue(self, at: int, *, authority: str = "") -> str:
-        """Record a new serial that lives from `at` on; gives it."""
+    def issue(self, at: int, *, authority: str = "", until: int = 0) -> str:
+        """Record a new serial that lives from `at` on; gives it. `until` is where its entry ends, and it with it."""
         serial = f"{next(self.script.numbers):032x}"
         body = {
             "serial": serial,
@@ -40,7 +40,7 @@ class Instance:
             "chain": "leaf",
             "dns_names": [],
             "not_before": at // 1000,
-            "not_after": (at + self.life) // 1000,
+            "not_after": (until or at + self.life) // 1000,
             "ttl": self.life // 1000,
             "key_id": "00" * 20,
             "tbs_sha256": "00" * 32,
@@ -51,6 +51,8 @@ class Instance:
             "predecessor": self.serials[-1] if self.serials else "",
             "command_id": "",
         }
+        if until:
+            body["ends_with_entry"] = True
         self.serials.append(serial)
         self.script.record(at, "x509.issued", serial, body)
         return serial

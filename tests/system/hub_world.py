@@ -216,7 +216,7 @@ class Stream:
     async def until(self, kind: str, **fields: Any) -> Any:
         """Read until a message of this kind (with these fields) comes; its payload."""
         while True:
-            message = await asyncio.wait_for(self._came.get(), 10)
+            message = await asyncio.wait_for(self._came.get(), 30)
             assert message is not None, (await self.call.code(), await self.call.details())
             self.seen.append(message)
             if message.WhichOneof("message") == kind:
@@ -242,7 +242,7 @@ class Stream:
 
     async def refused(self) -> tuple[grpc.StatusCode, str]:
         """The status that ends the stream."""
-        code = await asyncio.wait_for(self.call.code(), 10)
+        code = await asyncio.wait_for(self.call.code(), 30)
         return code, await self.call.details()
 
 

@@ -3,16 +3,11 @@
 It needs Python 3.11 and `cryptography`, reads only PACK and FILE, and shares no code with trustfed. FILE holds, a line each, what
 did not come with the pack: verifier keys (C2SP signed-note), publication key fingerprints (sha256:HEX), or, whole, a checkpoint
 kept from an earlier day. Exit 0: verified. 1: something does not hold, and is named. 3: consistent, but nothing says whose."""
-
-# fmt: off
-# ruff: noqa: E401, E701, I001
 import base64, contextlib, functools, gzip, hashlib, heapq, json, pathlib, sys, tarfile
 from datetime import datetime
-
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-
 MOST, LINE, NEVER, VERSION_1 = 1 << 24, 17 << 16, 1 << 60, "1930f6b3105ca64d8ca71b1659d04b1b4470be986c97408da7dfd000e5e8c76f"
 LEVELS, DECIDED = ("issued", "delivered", "loaded", "confirmed"), {"entry", "node", "bundle", "rotation", "authority"}
 CLASSES, FEW = {"x509": "leaf", "node": "agent"}, {"x509": "intermediate", "jwt": "jwt_key", "root": "root"}
@@ -108,7 +103,8 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
     def outcome(self, o, as_of):  # 8, 10
         silent = o["lost"] or any(a <= o["hard"] <= b for node, a, b in self.silence if node in ("", o["node"]))
         ways = (("superseded", o["superseded"]), ("late" if o["bad"] else "on_time", o["reached"] <= o["on_time"]),
-                ("excused", 0 < o["excused"] <= o["on_time"]), ("unused", o["released"] and as_of > o["on_time"]),
+                ("excused", 0 < o["excused"] <= o["on_time"] or (o["ends"] and not o["force"] and as_of > o["on_time"])),
+                ("unused", o["released"] and as_of > o["on_time"]),
                 ("late", o["reached"] <= o["hard"]), ("open", as_of <= o["hard"] + o["grace"]),
                 ("unknown", silent and not o["expired"] and o["grace"]), ("expired", True))
         return o.get("final") or next(how for how, so in ways if so)
@@ -118,8 +114,7 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
     def settle(self, o):  # 9
         if "final" not in o:
             o["final"] = self.outcome(o, self.clock)
-            self.owed[o["slot"]].remove(o)
-            self.closed.append(o)
+            self.owed[o["slot"]].remove(o), self.closed.append(o)
             self.steps = {a: one for a, one in self.steps.items() if one is not o} if not o["grace"] else self.steps
     def live(self, slot=None):
         for o in [o for one in ([slot] if slot else self.owed) for o in self.owed.get(one, ())]:
@@ -128,9 +123,9 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
             elif "final" not in o:
                 yield o
     def open(self, slot, x, command=None, **more):
-        o = {"slot": slot, "x": x, "excused": 0, "released": 0, "reached": NEVER, "successor": "", "by": {}, "superseded": False}
-        o.update(force="", after=0, expired=False, lost=False, bad=False, tries=0, refused=0, node="", entry="", again=False)
-        o.update({"grace": self.d["unknown_grace_ms"], **more})
+        o = {"slot": slot, "x": x, "reached": NEVER, "by": {}, "successor": "", "force": "", "node": "", "entry": ""}
+        o.update(dict.fromkeys(("excused", "released", "after", "tries", "refused"), 0), grace=self.d["unknown_grace_ms"])
+        o.update(dict.fromkeys(("superseded", "expired", "lost", "bad", "again", "ends"), False), **more)
         o.update({"after": command[3], "force": command[2], "on_time": min(o["on_time"], command[1])} if command else {})  # 7
         self.owed.setdefault(slot, []).append(o)
         heapq.heappush(self.ends, (o["hard"] + self.d["close_ms"], id(o), o))
@@ -138,6 +133,7 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
     def evidence(self, slot, serial, level, t, x):  # 2
         for o in self.live(slot):
             later = x["position"] > max(self.issued[o["x"]]["position"], o["after"]) and not o["superseded"]
+            o["ends"] = o["ends"] and not (later and x["na"] > o["hard"])
             if later and (o["successor"] == serial or o["reached"] == NEVER):
                 o["by"][level] = min(o["by"].get(level, NEVER), t)
                 if LEVELS.index(level) >= LEVELS.index(o["level"]):
@@ -209,7 +205,7 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
                 named = {x["authority"], ("entry", x["entry"])}
                 command = next((c for c in reversed(self.commands) if c[3] > x["position"] and c[0] & named), None)
                 o = self.open(slot, serial, command, on_time=on_time, hard=x["na"], level=level, **{"class": CLASSES[slot[1]]})
-                o.update(node=x["node"], entry=x["entry"])
+                o.update(node=x["node"], entry=x["entry"], ends=x.get("ends_with_entry") is True)
                 self.excuse(o, self.gone.get(("entry", x["entry"])) or self.gone.get(("node", x["node"])))
                 for later in self.of[slot][self.of[slot].index(serial) + 1:]:
                     self.evidence(slot, later, "issued", self.issued[later]["at"], self.issued[later])
@@ -240,13 +236,15 @@ def main(path, trust):  # 5. All of it, step by step.
     origin, keys = f"trustfed/{manifest['trust_domain']}/", json.loads(pack.small("keys.json"))
     words = [w.strip() for data in trust if DASH not in data for w in data.decode().splitlines() if w.strip() and w[:1] != "#"]
     said, size, root, text, signatures = checkpoint(pack.small("checkpoint"))
-    tree, cuts, decided, roots, keyed, lives, told = Tree(), {0: (Tree().root(), 0, 0)}, {}, {}, None, {}, {}
+    tree, cuts, decided, roots, keyed, lives, told, ends = Tree(), {0: (Tree().root(), 0, 0)}, {}, {}, None, {}, {}, {}
     for position, event in pack.entries("journal", tree):
         body = event["body"]
         if event["kind"] == "log.checkpoint" and body["origin"] == origin + "ledger":
             cuts.setdefault(body["size"], (raw(body["root"]), event["at"], position))
         keyed = body["publication_key"] if event["kind"] == "cluster.keyed" and not keyed else keyed
         decided.update({position: (event["kind"], event["at"], body)} if event["kind"].split(".")[0] in DECIDED else {})
+        if event["kind"] == "entry.put" and body.get("expires_at"):
+            ends.setdefault((body["id"], str(int(datetime.fromisoformat(body["expires_at"]).timestamp()))), event["at"])
         if event["kind"] == "authority.prepared":
             life = (datetime.fromisoformat(body[n]).timestamp() for n in ("not_before", "not_after"))
             lives.setdefault(body["id"], (body["kind"], *map(int, life)))  # the first counts
@@ -272,6 +270,8 @@ def main(path, trust):  # 5. All of it, step by step.
             once = (fact["body"]["journal"], fact["kind"], fact["kind"] == "authority.step" and fact["body"]["authority"])
             wrong += [] if once not in told and once[0] >= newest and agrees(fact, decided, lives) else [position]
             told[once], told[once[:2]], newest = True, True, max(newest, once[0])
+        elif fact["body"].get("ends_with_entry") is True:
+            wrong += [] if ends.get((fact["body"]["entry"], str(fact["body"]["not_after"])), NEVER) <= fact["at"] else [position]
         fold.take(position, fact)
     closed, close = cuts.get(tree.size, (b"", 0, 0)), fold.d["close_ms"]
     check("ledger", closed[0] == tree.root(), f"{tree.size - begin} facts, without a gap, and the journal's checkpoint")

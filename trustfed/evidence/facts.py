@@ -5,7 +5,7 @@ evidence (Unix ms), never later than that. Times named not_before and not_after 
 
 | kind | key | body |
 |---|---|---|
-| x509.issued | serial | `ca.issuance.Draft.facts`: who, until when, which key, in whose place |
+| x509.issued | serial | `ca.issuance.Draft.facts`: who, until when, which key; ends_with_entry: true if its entry ends then |
 | x509.signed | authority | authority, certificates: {serial: SHA-256 of the DER}, at most 500 |
 | jwt.issued | jti | `ca.jwt.JwtDraft.facts` |
 | ca.issued | serial | what the root signed |

@@ -81,6 +81,7 @@ class Leaves:
             *key,
             intern(str(body.get("profile", ""))),
             intern(str(body.get("key_algorithm", ""))),
+            ends_with_entry=body.get("ends_with_entry") is True,
         )
         self.live[fact.key] = serial
         heappush(self.ends, (serial.not_after_ms + 2 * self.definition.unknown_grace_ms, self.tick(), serial))
@@ -165,6 +166,9 @@ class Leaves:
         for it in slot.obligations:
             if it.superseded or it.position >= serial.position or it.after > serial.position:  # 2a
                 continue
+            if it.ends_with_entry and serial.not_after_ms > it.hard_ms:  # 2d
+                it.ends_with_entry = False
+                self.dirty[it.id] = it
             if it.reached_ms and it.successor != serial.serial:  # 2b
                 continue
             self.dirty[it.id] = it
@@ -213,6 +217,7 @@ class Leaves:
             position=serial.position,
             authority=serial.authority,
             after=after,
+            ends_with_entry=serial.ends_with_entry,
         )
         if self.gone:  # 6
             self.excuse(it, self.gone.get(f"entry/{it.entry}", 0) or self.gone.get(f"node/{it.node}", 0))
@@ -242,6 +247,8 @@ class Leaves:
         self.dirty[it.id] = it
         heappush(self.limits, (it.on_time_ms, self.tick(), it))
         heappush(self.looks, (it.hard_ms + self.definition.unknown_grace_ms, self.tick(), it))
+        if it.ends_with_entry:
+            heappush(self.looks, (it.on_time_ms, self.tick(), it))
 
     def drop(self, it: Pending) -> None:
         """Let go of a settled obligation, and of its slot if that was all."""

@@ -37,9 +37,9 @@ _OWED = {
 MAX_NAMED = 20
 
 
-def mirrors(kind: str) -> bool:
-    """Whether facts of this kind mirror a decision."""
-    return kind in _KINDS
+def claims(kind: str, ends_with_entry: object) -> bool:
+    """Whether a fact of this kind, with this in its body, says something about a decision."""
+    return kind in _KINDS or ends_with_entry is True
 
 
 class Decisions:
@@ -49,6 +49,8 @@ class Decisions:
         self._events: dict[int, Event] = {}
         self._lives: dict[object, tuple[str, int, int]] = {}
         """Kind of each authority, and from when until when (Unix s) it is good, as it was prepared."""
+        self._ends: dict[tuple[object, object], int] = {}
+        """By entry and end (Unix s): since when it was decided that it ends then."""
         self._mirrored: set[tuple[int, str, str]] = set()
         self._newest = 0
 
@@ -56,6 +58,8 @@ class Decisions:
         """The next event of the journal."""
         if event.kind in _OF_INTEREST:
             self._events[position] = event
+        if event.kind == "entry.put" and event.body.get("expires_at"):
+            self._ends.setdefault((event.body["id"], _seconds(event.body["expires_at"])), event.at)
         if event.kind == "authority.prepared":
             body = event.body
             life = body["kind"], _seconds(body["not_before"]), _seconds(body["not_after"])
@@ -74,7 +78,7 @@ class Decisions:
         """Why a fact does not say what was decided; "" if it does, or mirrors nothing."""
         kinds = _KINDS.get(fact.kind)
         if kinds is None:
-            return ""
+            return self._ends_so(fact) if fact.body.get("ends_with_entry") is True else ""
         body, position = fact.body, fact.body.get("journal")
         event = self._events.get(position) if type(position) is int else None
         if event is None or type(position) is not int or event.kind not in kinds:
@@ -109,6 +113,14 @@ class Decisions:
             if owed is not None and due and (position, owed) not in mirrored:
                 found.append(f"no {owed} tells of {event.kind} at {position} of the journal")
         return found[:MAX_NAMED]
+
+    def _ends_so(self, fact: Fact) -> str:
+        """Whether what ends with its entry does: no decision of the journal, no excuse."""
+        entry, end = fact.body.get("entry"), fact.body.get("not_after")
+        decided = self._ends.get((entry, end)) if isinstance(entry, str) and type(end) is int else None
+        if decided is not None and decided <= fact.at:
+            return ""
+        return f"{fact.kind} says that it ends with its entry, which the journal says nothing of"
 
     def _lives_so(self, said: Body, kind: str) -> bool:
         """Whether an authority that takes over has the life that it was prepared with, its last safe moment in it."""

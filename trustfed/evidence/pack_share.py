@@ -60,6 +60,7 @@ class Answer(msgspec.Struct, frozen=True):
 class _Whose(msgspec.Struct):
     instance: Any = None
     slot: Any = None
+    ends_with_entry: Any = None
 
 
 class Glance(msgspec.Struct):

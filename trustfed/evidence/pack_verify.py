@@ -260,7 +260,8 @@ class _Checking:
     def _glances(self, tree: CompactRange) -> Iterator[None]:
         """The same, read no further than that needs: others count."""
         for position, line in self._hashed(tree):
-            if mirrored.mirrors(pack_share.GLANCE.decode(line).kind):
+            seen = pack_share.GLANCE.decode(line)
+            if mirrored.claims(seen.kind, seen.body.ends_with_entry):
                 self._compare(position, _FACT.decode(line))
         yield
 

@@ -78,6 +78,8 @@ def outcome(it: Pending, as_of: int, silent_since: int, definition: Definition) 
     if it.excused_ms and it.excused_ms <= it.on_time_ms:
         again = ", and its SPIFFE ID was issued there again within its life" if it.again_ms else ""
         return Outcome.EXCUSED, it.excused_ms, "its entry or node was gone" + again
+    if it.ends_with_entry and not it.force and as_of > it.on_time_ms:
+        return Outcome.EXCUSED, it.on_time_ms, "its entry ends with it"
     if it.released_ms and as_of > it.on_time_ms:
         return Outcome.UNUSED, it.on_time_ms, "no workload had it any more"
     if reached and reached <= it.hard_ms:

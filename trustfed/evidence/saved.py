@@ -165,7 +165,7 @@ def _pending(engine: Engine, it: Pending) -> None:
         engine.by_entry.setdefault(it.entry, {})[it.id] = it
     engine.limits.append((it.on_time_ms if it.on_time_ms >= engine.clock else close, engine.tick(), it))
     engine.looks.append((it.hard_ms + grace, engine.tick(), it))
-    if it.released_ms:
+    if it.released_ms or it.ends_with_entry:
         engine.looks.append((it.on_time_ms, engine.tick(), it))
 
 

@@ -124,7 +124,7 @@ def _look(found: _Now, slot: Slot, now_ms: int) -> None:
         serial = slot.serials.get(newest.predecessor)
         life = newest.hard_ms - serial.not_before_ms if serial is not None else 0
         left = (newest.hard_ms - now_ms) / life if life > 0 else 1.0
-        if left < ENDING_SHARE:
+        if left < ENDING_SHARE and not newest.ends_with_entry:
             level = newest.reached.name.lower()
             found.short[newest.hard_ms - newest.hard_ms % HOUR_MS] += 1
             found.endings.append(
@@ -137,7 +137,7 @@ def _look(found: _Now, slot: Slot, now_ms: int) -> None:
         if now_ms <= it.hard_ms < now_ms + RUNWAY_HOURS * HOUR_MS and not (it.excused_ms or it.superseded):
             hour = it.hard_ms - it.hard_ms % HOUR_MS
             found.ending[hour] += 1
-            found.without[hour] += not it.reached_ms and not it.released_ms
+            found.without[hour] += not it.reached_ms and not it.released_ms and not it.ends_with_entry
 
 
 def _read(connection: sqlite3.Connection, now_ms: int) -> _Past:

@@ -56,6 +56,8 @@ class Issuer:
             key: Any = load_der_public_key(slot.public_key)
             life = RESERVE if slot.slot == "reserve" else timedelta(hours=1)
             entry = self.store.entries[slot.entry_id]
+            if entry.expires_at is not None:  # nothing outlives its entry
+                life = min(life, entry.expires_at - self.clock.now())
             der = leaf(EAST.authorities[0], entry.spiffe_id, key, life, entry.dns_names, now=self.clock.now())
             response.results.add(
                 entry_id=slot.entry_id,
@@ -285,3 +287,43 @@ async def test_a_clock_that_was_ahead_for_a_while_stops_no_renewal() -> None:
         world.clock.set_wall(right + timedelta(seconds=32))
         await world.clock.advance(62, turns=30)
         assert "e1" in world.store.svids and len(rewound) == 1
+
+
+async def test_what_ends_with_its_entry_is_not_renewed_and_its_end_is_no_fault() -> None:
+    async with a_world() as world:
+        ends = START + timedelta(minutes=90, milliseconds=700)
+        world.store.put_entries([an_entry(expires_at=ends)])
+        world.reserves.ordered(int(RESERVE.total_seconds()))
+        await world.clock.advance(5, turns=40)
+        assert sorted(world.issuer.asked) == [("e1", "reserve"), ("e1", "x509")]
+        await world.clock.advance(3600, turns=60)
+        # At half of its hour it was renewed until the entry's end; the reserve had that end from the start.
+        assert world.issuer.asked[2:] == [("e1", "x509")]
+        assert world.served() == [START + timedelta(minutes=90)]
+        for _ in range(60):
+            await world.clock.advance(30, turns=20)
+        assert len(world.issuer.asked) == 3 and world.store.entries == {} and world.renewal.slots == {}
+        shown = world.registry.exposition().decode()
+        assert "trustfed_agent_x509_svids_expired_total 0" in shown
+
+
+async def test_an_entry_that_is_given_another_end_is_renewed_for_it() -> None:
+    async with a_world() as world:
+        world.store.put_entries([an_entry(expires_at=START + timedelta(minutes=30))])
+        world.reserves.ordered(int(RESERVE.total_seconds()))
+        await world.clock.advance(5, turns=40)
+        await world.clock.advance(1200, turns=40)
+        assert len(world.issuer.asked) == 2
+        world.store.put_entries([an_entry(expires_at=START + timedelta(minutes=200))])  # longer
+        await world.clock.advance(5, turns=60)
+        assert sorted(world.issuer.asked[2:]) == [("e1", "reserve"), ("e1", "x509")]
+        assert world.served()[0] > START + timedelta(minutes=60)
+        world.store.put_entries([an_entry(expires_at=START + timedelta(minutes=40))])  # shorter
+        await world.clock.advance(5, turns=60)
+        assert sorted(world.issuer.asked[4:]) == [("e1", "reserve"), ("e1", "x509")]
+        assert world.served() == [START + timedelta(minutes=40)]
+        world.store.put_entries([an_entry()])  # for ever: at half life, like all
+        await world.clock.advance(5, turns=60)
+        assert world.served() == [START + timedelta(minutes=40)]
+        await world.clock.advance(900, turns=60)
+        assert world.served()[0] > START + timedelta(minutes=60)

@@ -64,3 +64,21 @@ def test_next_moment_is_a_due_time_or_an_end() -> None:
     slots = {"a": Slot(NOW + timedelta(hours=2), NOW + timedelta(hours=1)), "b": Slot(NOW + timedelta(hours=3))}
     assert rotation.next_moment(slots, ()) == NOW + timedelta(hours=1)
     assert rotation.next_moment({}, ()) is None
+
+
+def test_what_ends_with_its_entry_is_never_due_until_the_entry_ends_at_another_time() -> None:
+    end, chance = NOW + timedelta(hours=1), lambda: 0.5
+    half = rotation.after_issue(NOW, end, chance, end + timedelta(seconds=1))
+    assert half.due == NOW + timedelta(minutes=30)
+    last = rotation.after_issue(NOW, end, chance, end + timedelta(milliseconds=999))
+    assert last == Slot(rotation.NEVER, end)
+    assert rotation.batch({"e": last}, end, ()) == [] and rotation.next_moment({"e": last}, ()) == end
+    assert rotation.forced(last, NOW, timedelta(0), chance).due == NOW
+    later = NOW + timedelta(minutes=10)
+    for ends, due in ((end, rotation.NEVER), (None, half.due), (end + timedelta(hours=1), half.due), (later, later)):
+        assert rotation.reviewed(last, NOW, ends, later, chance) == Slot(due, end), ends
+    gone = Slot(rotation.NEVER)
+    assert rotation.reviewed(gone, NOW, end, end, chance) == gone
+    assert rotation.reviewed(gone, NOW, None, end, chance) == Slot(end)
+    failing = Slot(NOW + timedelta(minutes=20), end, 3, "away")
+    assert rotation.reviewed(failing, NOW, later, later, chance) == failing

@@ -65,7 +65,7 @@ class Workload:
     @staticmethod
     async def first(stream: Any) -> Any:
         """The next message; the stream's status is raised where there is none."""
-        message = await asyncio.wait_for(stream.recv_message(), 15)
+        message = await asyncio.wait_for(stream.recv_message(), 30)
         if message is None:
             await stream.recv_trailing_metadata()
             raise AssertionError("the stream ended with OK")
@@ -128,17 +128,17 @@ async def running(
             workload.close()
     finally:
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30) -> None:
     async def check() -> bool:
         return bool(condition())
 
     await eventually(check, seconds)
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
     """Wait until a condition holds."""
     async with asyncio.timeout(seconds):
         while not await condition():

@@ -152,4 +152,4 @@ async def test_a_probe_confirms_what_a_workload_serves_with_its_svid(tmp_path: P
         server.close()
         workload.close()
         stop.set()
-        await asyncio.wait_for(agent, 10)
+        await asyncio.wait_for(agent, 30)

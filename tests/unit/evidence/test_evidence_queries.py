@@ -208,6 +208,24 @@ async def test_how_it_stands(store: tuple[EvidenceStore, MemoryLedger]) -> None:
     assert standing.funnel[2].dropped == {} and standing.funnel[0].reached >= standing.funnel[1].reached
 
 
+async def test_what_ends_with_its_entry_calls_nobody(tmp_path: Path) -> None:
+    script, ledger = LedgerScript(), MemoryLedger()
+    for name, until in (("ends", NOW + HOUR), ("owed", 0)):
+        it = script.instance(name)
+        it.say("delivered", it.issue(NOW + HOUR - DAY, until=until), NOW + HOUR - DAY + 1000, door="workload_api")
+    await ledger.append(script.facts())
+    opened = await EvidenceStore.open(
+        tmp_path, ledger, "prod.example", ManualClock(datetime.fromtimestamp(NOW / 1000, UTC))
+    )
+    try:
+        standing = Standing("prod.example", NOW, **await parts(opened, NOW))
+    finally:
+        await opened.close()
+    assert [one.spiffe_id for one in standing.endings] == ["spiffe://prod.example/owed"]
+    assert (standing.identities, standing.overdue, standing.alarms[0].subject) == (2, 1, "spiffe://prod.example/owed")
+    assert sum(hour.without_successor for hour in standing.runway) == 1
+
+
 async def test_a_hundred_minutes_later_the_slow_one_drops_off(tmp_path: Path) -> None:
     ledger, at = MemoryLedger(), BEGIN + 3 * DAY + 2 * HOUR
     await ledger.append(a_domain().facts())

@@ -320,6 +320,43 @@ def test_unknown_time_counts_as_down(figured: Figures) -> None:
     assert feed.unknown_ms == 10 * DAY + 30 * MINUTE  # nobody had asked before 11 January, nor from 23:50 until 00:20
 
 
+def test_what_ends_with_its_entry_is_owed_nothing_but_what_was_owed_else() -> None:
+    script, end = LedgerScript(), at(2)
+    for name in ("ends", "shorter", "renewed", "extended", "commanded", "commanded-late"):
+        it = script.instance(name)
+        it.authority = f"key-of-{name}"
+        it.say("delivered", it.issue(at(1), until=end), at(1) + 1000, door="workload_api")
+        it.authority = "another"
+        match name:
+            case "shorter":  # asked for again, in vain: it ends then and no later
+                it.issue(at(1, 12), until=end)
+            case "renewed":
+                it.renew(at(1, 12))
+            case "extended":  # the entry lives on, what was issued for it never came to the workload
+                it.issue(at(1, 12))
+            case "commanded":
+                _force(script, "key-of-commanded", at(1, 2), 100)
+                it.say("delivered", it.issue(at(1, 2, 10), until=end), at(1, 2, 10), door="workload_api")
+            case "commanded-late":
+                _force(script, "key-of-commanded-late", at(1, 2), 101)
+    found = recount("prod.example", script.numbered(), at(4)).obligations.values()
+    said = sorted((it.spiffe_id.rsplit("/", 1)[1], it.outcome.value, it.why) for it in found)
+    assert said == [
+        ("commanded", "excused", "its entry ends with it"),
+        ("commanded", "on_time", ""),
+        ("commanded", "superseded", "a forced rotation took its place"),
+        ("commanded-late", "expired", "never requested"),
+        ("commanded-late", "superseded", "a forced rotation took its place"),
+        ("ends", "excused", "its entry ends with it"),
+        ("extended", "expired", "issued, not delivered"),
+        ("renewed", "expired", "never requested"),
+        ("renewed", "on_time", ""),
+        ("shorter", "excused", "its entry ends with it"),
+    ]
+    before = recount("prod.example", script.numbered(), at(1, 17)).obligations.values()
+    assert {it.outcome for it in before if it.spiffe_id.endswith("/ends")} == {Outcome.OPEN}
+
+
 def test_what_no_fact_tells_of_is_no_success() -> None:
     script = LedgerScript()
     script.instance("steady").renew(at(1))

@@ -227,6 +227,41 @@ def test_an_authority_lives_as_it_was_prepared(change: dict[str, Any], code: str
     _judged(asyncio.run(forge()), code, tmp_path, shed)
 
 
+@pytest.mark.parametrize(
+    ("entry", "end", "since", "code"),
+    [
+        ("e1", END, 0, ""),
+        ("e1", END + 1, 0, "mirror"),
+        ("e2", END, 0, "mirror"),
+        ("e1", END, 1, "mirror"),
+    ],
+)
+def test_who_ends_with_its_entry_is_decided_in_the_journal(
+    entry: Any, end: Any, since: int, code: str, tmp_path: Path, shed: Path
+) -> None:
+    async def forge() -> bytes:
+        house = await EvidenceHouse.open(tmp_path / "store")
+        at = house.at
+        house.at += since  # decided after it was issued: a day after, to be rid of what was owed
+        await house.decide("entry.put", id="e1", expires_at=from_ms(END * 1000 + 999).isoformat())
+        body = {
+            "serial": "0" * 32,
+            "spiffe_id": "spiffe://prod/e1",
+            "authority": "a9",
+            "not_before": at // 1000,
+            "not_after": end,
+            "entry": entry,
+            "node": "n1",
+            "instance": "n1/e1",
+            "slot": "x509",
+            "predecessor": "",
+        }
+        said = Fact(at, "x509.issued", "0" * 32, {**body, "ends_with_entry": True})
+        return await _packed(house, [said], tmp_path)
+
+    _judged(asyncio.run(forge()), code, tmp_path, shed)
+
+
 @pytest.mark.parametrize("how", ["left out", "said twice", "said under another key", "kept back", "only now"])
 def test_each_decision_is_told_once(how: str, tmp_path: Path, shed: Path) -> None:
     async def forge() -> bytes:
