@@ -122,7 +122,8 @@ def apply(connection: sqlite3.Connection, changes: Changes, pending: set[str]) -
         [(o.instance, o.slot, o.spiffe_id, o.node, o.entry, o.serial, o.issued_ms) for o in changes.named],
     )
     connection.executemany(
-        "UPDATE identities SET serial = ?, at = ? WHERE instance = ? AND slot = ?",
+        # A slot may be left and taken again within one batch: then it was named anew.
+        "UPDATE identities SET serial = ?1, at = ?2 WHERE instance = ?3 AND slot = ?4 AND at < ?2",
         [(one.serial, one.at_ms, one.instance, one.slot) for one in changes.left],
     )
     for state in changes.probes:

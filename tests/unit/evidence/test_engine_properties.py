@@ -29,6 +29,7 @@ STEPS = st.lists(
                 "renew",
                 "renew",
                 "issue",
+                "last",
                 "say",
                 "say",
                 "late",
@@ -78,6 +79,8 @@ def _happen(script: LedgerScript, it: Instance, what: str, now: int, number: int
         it.renew(now, "delivered", *(("loaded",) if number == 1 else ("confirmed",) if number == 2 else ()))
     elif what == "issue":
         it.issue(now, authority=f"A{number}")
+    elif what == "last":
+        it.say("delivered", it.issue(now, until=now + (number + 1) * HOUR), now, door="workload_api")
     elif what in ("say", "late", "release", "expired") and it.serials:
         serial = it.serials[max(0, len(it.serials) - 1 - number // 2)]
         more: dict[str, Any] = {"late": True} if what == "late" else {}
@@ -138,18 +141,35 @@ def test_in_any_pieces_looked_at_and_restarted_it_is_the_same(
     end = (facts[-1].at if facts else BEGIN) + later
     whole = recount(DOMAIN, enumerate(facts, start=1), end)
     engine, collected = Engine(DOMAIN), Collected()
+    table: dict[tuple[str, str], tuple[str, str, int]] = {}
+
+    def told() -> None:
+        changes = engine.changes()
+        collected.apply(changes)
+        for one in changes.named:
+            table[one.instance, one.slot] = one.spiffe_id, one.serial, one.issued_ms
+        for last in changes.left:
+            spiffe_id, _, at = table[last.instance, last.slot]
+            if at < last.at_ms:
+                table[last.instance, last.slot] = spiffe_id, last.serial, last.at_ms
+
     for position, fact in enumerate(facts, start=1):
         engine.take(position, fact)
         if position in cuts:
             engine.advance(min(end, fact.at + position * 10 * MINUTE))
-            collected.apply(engine.changes())
+            told()
         if position * 2 in cuts:
-            collected.apply(engine.changes())
+            told()
             engine = Engine.load(DOMAIN, DEFINITION, list(engine.save()))
     engine.advance(end)
-    collected.apply(engine.changes())
+    told()
     same(collected, whole)
     assert engine.malformed == 0
+    # Who has which serial: what was told, and of those that are followed what the engine knows.
+    held = {key: one[:2] for key, one in table.items()}
+    held.update({key: (table[key][0], slot.last) for key, slot in engine.slots.items() if slot.last})
+    issued = [fact.body for fact in facts if fact.kind == "x509.issued"]
+    assert held == {(body["instance"], body["slot"]): (body["spiffe_id"], body["serial"]) for body in issued}
 
 
 @settings(max_examples=40, deadline=None)

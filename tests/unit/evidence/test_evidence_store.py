@@ -337,3 +337,17 @@ async def test_the_newest_serial_of_an_identity_is_known_though_it_is_written_on
         assert (await store.read(lambda c: timeline.identities(c, instance=it.instance)))[0].spiffe_id == it.spiffe_id
     finally:
         await store.close()
+
+
+async def test_a_slot_that_is_left_and_taken_again_in_one_batch_has_its_newest_serial(tmp_path: Path) -> None:
+    script = LedgerScript()
+    it, other = script.instance("it", life=HOUR), script.instance("other", life=HOUR)
+    it.renew_every(BEGIN, BEGIN + 3 * HOUR, HOUR // 2)
+    other.renew_every(BEGIN, BEGIN + 9 * DAY, 12 * HOUR)
+    newest_again = it.renew(BEGIN + 4 * DAY)  # it was left by then, and is left once more
+    store = await opened(tmp_path, await filled(script.facts()), BEGIN + 9 * DAY)
+    try:
+        assert await store.look(lambda engine: (it.instance, "x509") not in engine.slots)
+        assert await newest(store, it.instance) == (newest_again, newest_again)
+    finally:
+        await store.close()
