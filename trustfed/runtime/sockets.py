@@ -163,7 +163,7 @@ def peer_of(connection: socket.socket) -> Peer:
 
 
 def has_account(uid: int) -> bool:
-    """Whether a uid is root's, this process's own, or that of an account of this machine.
+    """Whether a uid is root's, this process's own, or that of an account of this machine. It may block for long.
 
     A subordinate one (subuid(5)) is none of these: in a user namespace an ordinary user is thousands of them.
     """

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvicorn
@@ -24,6 +26,11 @@ FIRST_REQUEST_SECONDS = 10.0
 BODY_SECONDS = 15.0
 HANDSHAKE_SECONDS = 10.0
 CLOSING_SECONDS = 3
+ACCOUNT_SECONDS = 10.0
+
+_PEER = "peer:"
+_ACCOUNTS = ThreadPoolExecutor(1, thread_name_prefix="accounts")
+"""One that does not answer holds up those who wait for it, and no other work."""
 
 
 class BoundedProtocol(H11Protocol):
@@ -40,20 +47,21 @@ class BoundedProtocol(H11Protocol):
 
 
 class UnixProtocol(BoundedProtocol):
-    """The same on a Unix socket: the client of a request is ("uid:N", pid), as the kernel says (SO_PEERCRED).
-
-    Of a uid that no account has it is ("subuid:N", pid): whoever that is, it is no person of its own.
-    """
+    """The same on a Unix socket: the client of a request is who the kernel says that it is (SO_PEERCRED); `Bounds` names it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Ask the kernel who connected."""
         super().connection_made(transport)
         peer = peer_of(transport.get_extra_info("socket"))
-        self.client = (f"{'uid' if has_account(peer.uid) else 'subuid'}:{peer.uid}", peer.pid)
+        self.client = (f"{_PEER}{peer.uid}", peer.pid)
 
 
 class Bounds:
-    """Reads a request's body before the application sees it: within bytes and time, or the request ends here."""
+    """Reads a request's body before the application sees it: within bytes and time, or the request ends here.
+
+    On a Unix socket the client becomes ("uid:N", pid). Of a uid that no account has it becomes ("subuid:N", pid): whoever
+    that is, it is no person of its own.
+    """
 
     def __init__(self, app: ASGIApp, larger: dict[str, int] | None = None) -> None:
         """`larger` gives paths that begin so another limit than MAX_BODY."""
@@ -62,6 +70,12 @@ class Bounds:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
+            return
+        try:
+            scope = await _named(scope)
+        except TimeoutError:
+            says = f"the accounts of this machine did not answer within {ACCOUNT_SECONDS:.0f} seconds"
+            await _refuse(send, 503, f"{says}: who you are is not known", "unavailable")
             return
         limit = next((most for path, most in self._larger.items() if scope["path"].startswith(path)), MAX_BODY)
         try:
@@ -189,8 +203,21 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
             return bytes(body)
 
 
-async def _refuse(send: Send, status: int, message: str) -> None:
-    body = Answer(status, 0, 0, "invalid", message).problem()
+async def _named(scope: Scope) -> Scope:
+    """The scope with its client's name; an account may be a matter of a directory far away. Raises TimeoutError."""
+    host, pid = scope.get("client") or ("", 0)
+    if not host.startswith(_PEER):
+        return scope
+    uid = int(host.removeprefix(_PEER))
+    known = uid in (0, os.geteuid())
+    if not known:
+        async with asyncio.timeout(ACCOUNT_SECONDS):
+            known = await asyncio.get_running_loop().run_in_executor(_ACCOUNTS, has_account, uid)
+    return {**scope, "client": (f"{'uid' if known else 'subuid'}:{uid}", pid)}
+
+
+async def _refuse(send: Send, status: int, message: str, title: str = "invalid") -> None:
+    body = Answer(status, 0, 0, title, message).problem()
     headers = [(b"content-type", PROBLEM_CONTENT_TYPE.encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from trustfed.cluster.config import ClusterConfig
 from trustfed.errors import Conflict, Invalid
 from trustfed.hub.config import HubConfig
 from trustfed.hub.public import admin_app
-from trustfed.runtime import web
+from trustfed.runtime import sockets, web
 from trustfed.runtime.config import load
 from trustfed.runtime.sockets import listen_admin
 
@@ -105,6 +106,34 @@ async def test_two_uids_of_the_admin_group_are_two_people(open_folder: Path) -> 
         assert (approved["proposed_by"], approved["decided_by"]) == (f"uid:{first}", f"uid:{second}")
         assert await ask(54_323, 54_323, path, "GET", "/approvals") == (0, "PermissionError")
     finally:
+        await door.close()
+        await hub.close()
+
+
+@root
+async def test_accounts_that_do_not_answer_hold_up_nobody_else(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    def slow(uid: int) -> bool:
+        answers.wait(30)
+        return sockets.has_account(uid)
+
+    monkeypatch.setattr(web, "has_account", slow)
+    monkeypatch.setattr(web, "ACCOUNT_SECONDS", 0.2)
+    group = next(one for one in grp.getgrall() if one.gr_gid not in (0, os.getegid()))
+    person = next(one.pw_uid for one in pwd.getpwall() if one.pw_uid not in (0, os.geteuid()))
+    hub, path = await HubParts.make(), open_folder / "hub.sock"
+    door = await web.serve(admin_app(hub.parts(), lambda: True), listen_admin(path, group.gr_name))
+    try:
+        status, refused = await ask(person, group.gr_gid, path, "GET", "/approvals")
+        assert (status, refused["title"]) == (503, "unavailable") and "who you are is not known" in refused["detail"]
+        assert (await ask(0, 0, path, "GET", "/approvals"))[0] == 200
+        answers.set()
+        assert (await ask(person, group.gr_gid, path, "GET", "/approvals"))[0] == 200
+    finally:
+        answers.set()
         await door.close()
         await hub.close()
 
