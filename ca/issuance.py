@@ -93,9 +93,7 @@ class Draft:
     def facts(self) -> Mapping[str, FactValue]:
         """What the ledger keeps: times in Unix seconds, the hash of the signed bytes, no key and no certificate."""
         request = self.request
-        ends = {"ends_with_entry": True} if self._ends_with_entry else {}
         return {
-            **ends,
             "serial": self.key,
             "spiffe_id": str(request.spiffe_id),
             "authority": self.authority,
@@ -115,12 +113,6 @@ class Draft:
             "predecessor": request.predecessor,
             "command_id": request.command_id,
         }
-
-    @property
-    def _ends_with_entry(self) -> bool:
-        """Nothing that lives longer can be issued for this entry: no replacement is owed."""
-        limit = self.request.not_after_limit
-        return limit is not None and self.not_after >= whole_seconds(limit)
 
     def spend(self) -> bytes:
         """The bytes to sign, once. Raises Conflict the second time: one record never covers two signatures."""

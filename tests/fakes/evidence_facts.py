@@ -23,6 +23,7 @@ class History:
         self._held: dict[tuple[str, str], list[str]] = {}
         self._silent: dict[str, int] = {}
         self._authorities = ["a0"]
+        self._ends: dict[str, list[int]] = {}
         end = START + minutes * MINUTE
         while self._now < end:
             self._now += self._random.choice((1_000, 20_000, MINUTE, 3 * MINUTE))
@@ -57,7 +58,6 @@ class History:
         serial, held = f"{self._serial:032x}", self._held.setdefault((instance, slot), [])
         begin = self._now // 1000 - 10
         life = self._random.choice((600, 1_800, 3_600, 7_200))
-        ends = {"ends_with_entry": True} if slot == "x509" and self._random.random() < 0.2 else {}
         self._put(
             "x509.issued",
             serial,
@@ -71,8 +71,8 @@ class History:
             instance=instance,
             slot=slot,
             predecessor=held[-1] if held else "",
-            **ends,
         )
+        self._ends.setdefault(entry, []).append((begin + life) * 1000)
         held.append(serial)
 
     def _said(self) -> None:
@@ -102,7 +102,10 @@ class History:
             self._random.random(),
         )
         self._journal += 1
-        if chosen < 0.15:
+        past = [end for end in self._ends.get(entry, ()) if end <= self._now]
+        if past and self._random.random() < 0.2:
+            self._put("entry.expired", entry, entry=entry, at=self._random.choice(past[-4:]))
+        elif chosen < 0.15:
             self._put("entry.ended", entry, entry=entry, why="deleted", at=self._now - 500, journal=self._journal)
         elif chosen < 0.2:
             self._put("node.ended", node, node=node, why="banned", at=self._now, journal=self._journal)

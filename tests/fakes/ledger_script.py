@@ -30,7 +30,7 @@ class Instance:
         self.serials: list[str] = []
 
     def issue(self, at: int, *, authority: str = "", until: int = 0) -> str:
-        """Record a new serial that lives from `at` on; gives it. `until` is where its entry ends, and it with it."""
+        """Record a new serial that lives from `at` on, or from then `until` its entry ends; gives it."""
         serial = f"{next(self.script.numbers):032x}"
         body = {
             "serial": serial,
@@ -51,11 +51,13 @@ class Instance:
             "predecessor": self.serials[-1] if self.serials else "",
             "command_id": "",
         }
-        if until:
-            body["ends_with_entry"] = True
         self.serials.append(serial)
         self.script.record(at, "x509.issued", serial, body)
         return serial
+
+    def over(self, end: int) -> None:
+        """Record that its entry has ended."""
+        self.script.record(end + 2_000, "entry.expired", self.entry, {"entry": self.entry, "at": end})
 
     def say(self, kind: str, serial: str, at: int, *, recorded: int = 0, **more: Any) -> None:
         """Record that its agent says `kind` of `serial`, of time `at`; `recorded` when it arrived late."""

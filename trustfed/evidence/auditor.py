@@ -37,8 +37,7 @@ class Pack:  # 1. The archive: what the manifest names, and nothing else.
     def entries(self, log, tree):
         position, number, last = self.manifest[log]["first"], 0, self.manifest[log]["last"]
         while position <= last:
-            number += 1
-            with gzip.open(self.tar.extractfile(f"{log}/{number:06d}.ndjson.gz")) as stream:
+            with gzip.open(self.tar.extractfile(f"{log}/{(number := number + 1):06d}.ndjson.gz")) as stream:
                 while line := stream.readline(LINE):  # bounded, whatever the packed bytes grow to
                     if line[-1:] != b"\n" or stream.tell() > 1 << 28 or position > last + 1:
                         raise ValueError(f"{log} {number} has a longer line, or more of them, than a segment can have")
@@ -99,12 +98,11 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
     def __init__(self, definition):
         self.d, self.clock, self.owed, self.closed = definition, 0, {}, []
         self.issued, self.seen, self.gone, self.commands, self.silence, self.steps = {}, {}, {}, [], [], {}
-        self.ends, self.of, self.retired, self.left = [], {}, {}, {}
+        self.ends, self.of, self.retired, self.left, self.over = [], {}, {}, {}, {}
     def outcome(self, o, as_of):  # 8, 10
         silent = o["lost"] or any(a <= o["hard"] <= b for node, a, b in self.silence if node in ("", o["node"]))
         ways = (("superseded", o["superseded"]), ("late" if o["bad"] else "on_time", o["reached"] <= o["on_time"]),
-                ("excused", 0 < o["excused"] <= o["on_time"] or (o["ends"] and not o["force"] and as_of > o["on_time"])),
-                ("unused", o["released"] and as_of > o["on_time"]),
+                ("excused", 0 < o["excused"] <= o["on_time"] or o["over"]), ("unused", o["released"] and as_of > o["on_time"]),
                 ("late", o["reached"] <= o["hard"]), ("open", as_of <= o["hard"] + o["grace"]),
                 ("unknown", silent and not o["expired"] and o["grace"]), ("expired", True))
         return o.get("final") or next(how for how, so in ways if so)
@@ -118,14 +116,13 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
             self.steps = {a: one for a, one in self.steps.items() if one is not o} if not o["grace"] else self.steps
     def live(self, slot=None):
         for o in [o for one in ([slot] if slot else self.owed) for o in self.owed.get(one, ())]:
-            if o["grace"] and self.clock > o["on_time"] and self.outcome(o, self.clock) in ("on_time", "superseded"):
-                self.settle(o)
-            elif "final" not in o:
-                yield o
+            done = o["grace"] and self.clock > o["on_time"] and self.outcome(o, self.clock) in ("on_time", "superseded")
+            if done: self.settle(o)
+            elif "final" not in o: yield o
     def open(self, slot, x, command=None, **more):
         o = {"slot": slot, "x": x, "reached": NEVER, "by": {}, "successor": "", "force": "", "node": "", "entry": ""}
         o.update(dict.fromkeys(("excused", "released", "after", "tries", "refused"), 0), grace=self.d["unknown_grace_ms"])
-        o.update(dict.fromkeys(("superseded", "expired", "lost", "bad", "again", "ends"), False), **more)
+        o.update(dict.fromkeys(("superseded", "expired", "lost", "bad", "again", "over"), False), **more)
         o.update({"after": command[3], "force": command[2], "on_time": min(o["on_time"], command[1])} if command else {})  # 7
         self.owed.setdefault(slot, []).append(o)
         heapq.heappush(self.ends, (o["hard"] + self.d["close_ms"], id(o), o))
@@ -133,7 +130,6 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
     def evidence(self, slot, serial, level, t, x):  # 2
         for o in self.live(slot):
             later = x["position"] > max(self.issued[o["x"]]["position"], o["after"]) and not o["superseded"]
-            o["ends"] = o["ends"] and not (later and x["na"] > o["hard"])
             if later and (o["successor"] == serial or o["reached"] == NEVER):
                 o["by"][level] = min(o["by"].get(level, NEVER), t)
                 if LEVELS.index(level) >= LEVELS.index(o["level"]):
@@ -160,9 +156,11 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
             if x and (*slot, body["node"]) == (x["instance"], x["slot"], x["node"]):  # 1
                 self.said(kind[6:], slot, body, max(t, x["at"]), x)
         elif kind in ("entry.ended", "node.ended"):  # 6
-            what = kind.split(".")[0]
-            self.gone[what, body[what]] = t
+            self.gone[what := kind.split(".")[0], body[what]] = t
             for o in self.live(): self.excuse(o, t if o[what] == body[what] else 0)
+        elif kind == "entry.expired":  # 14
+            self.over[body["entry"]] = body["at"]
+            for o in self.live(): o["over"] |= (o["entry"], o["hard"], o["force"]) == (body["entry"], body["at"], "")
         elif kind == "rotation.forced":  # 7
             named = {*body["authorities"], *(("entry", one) for one in body.get("entries") or ())}
             self.commands.append(command := (named, body["deadline"], str(body["journal"]), position))
@@ -205,7 +203,7 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
                 named = {x["authority"], ("entry", x["entry"])}
                 command = next((c for c in reversed(self.commands) if c[3] > x["position"] and c[0] & named), None)
                 o = self.open(slot, serial, command, on_time=on_time, hard=x["na"], level=level, **{"class": CLASSES[slot[1]]})
-                o.update(node=x["node"], entry=x["entry"], ends=x.get("ends_with_entry") is True)
+                o.update(node=x["node"], entry=x["entry"], over=not o["force"] and self.over.get(x["entry"]) == x["na"])
                 self.excuse(o, self.gone.get(("entry", x["entry"])) or self.gone.get(("node", x["node"])))
                 for later in self.of[slot][self.of[slot].index(serial) + 1:]:
                     self.evidence(slot, later, "issued", self.issued[later]["at"], self.issued[later])
@@ -232,19 +230,21 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
         return found
 def main(path, trust):  # 5. All of it, step by step.
     pack, wrong, held = Pack(path), [], [checkpoint(data)[:3] for data in trust if DASH in data]
-    manifest, definition = pack.manifest, pack.small("definition.json")
+    manifest, definition, keyed, ends = pack.manifest, pack.small("definition.json"), None, set()
     origin, keys = f"trustfed/{manifest['trust_domain']}/", json.loads(pack.small("keys.json"))
     words = [w.strip() for data in trust if DASH not in data for w in data.decode().splitlines() if w.strip() and w[:1] != "#"]
     said, size, root, text, signatures = checkpoint(pack.small("checkpoint"))
-    tree, cuts, decided, roots, keyed, lives, told, ends = Tree(), {0: (Tree().root(), 0, 0)}, {}, {}, None, {}, {}, {}
+    tree, cuts, decided, roots, lives, told, ended = Tree(), {0: (Tree().root(), 0, 0)}, {}, {}, {}, {}, {}
     for position, event in pack.entries("journal", tree):
         body = event["body"]
         if event["kind"] == "log.checkpoint" and body["origin"] == origin + "ledger":
             cuts.setdefault(body["size"], (raw(body["root"]), event["at"], position))
         keyed = body["publication_key"] if event["kind"] == "cluster.keyed" and not keyed else keyed
         decided.update({position: (event["kind"], event["at"], body)} if event["kind"].split(".")[0] in DECIDED else {})
-        if event["kind"] == "entry.put" and body.get("expires_at"):
-            ends.setdefault((body["id"], str(int(datetime.fromisoformat(body["expires_at"]).timestamp()))), event["at"])
+        if event["kind"] in ("entry.put", "entry.deleted"):  # its end stands unless it was taken back in time
+            ends.discard((body["id"], ended.get(body["id"], 0) * (event["at"] < ended.get(body["id"], 0) - 60000)))
+            ended[body["id"]] = int(datetime.fromisoformat(body.get("expires_at") or "1970-01-01T00:00Z").timestamp()) * 1000
+            ends.add((body["id"], ended[body["id"]]))
         if event["kind"] == "authority.prepared":
             life = (datetime.fromisoformat(body[n]).timestamp() for n in ("not_before", "not_after"))
             lives.setdefault(body["id"], (body["kind"], *map(int, life)))  # the first counts
@@ -270,8 +270,9 @@ def main(path, trust):  # 5. All of it, step by step.
             once = (fact["body"]["journal"], fact["kind"], fact["kind"] == "authority.step" and fact["body"]["authority"])
             wrong += [] if once not in told and once[0] >= newest and agrees(fact, decided, lives) else [position]
             told[once], told[once[:2]], newest = True, True, max(newest, once[0])
-        elif fact["body"].get("ends_with_entry") is True:
-            wrong += [] if ends.get((fact["body"]["entry"], str(fact["body"]["not_after"])), NEVER) <= fact["at"] else [position]
+        elif fact["kind"] == "entry.expired":
+            end, at = (fact["body"]["entry"], fact["body"]["at"]), fact["at"]
+            wrong += [] if all(end) and (*map(type, end),) == (str, int) and end in ends and end[1] <= at else [position]
         fold.take(position, fact)
     closed, close = cuts.get(tree.size, (b"", 0, 0)), fold.d["close_ms"]
     check("ledger", closed[0] == tree.root(), f"{tree.size - begin} facts, without a gap, and the journal's checkpoint")
@@ -295,5 +296,4 @@ def run(path, trust):  # The exit code, whatever the pack holds.
     except (OSError, ValueError, KeyError, IndexError, TypeError, tarfile.TarError, InvalidSignature, EOFError) as error:
         print(f"FAILS  reading: {type(error).__name__}: {str(error)[:200]}\nfailed")
         return 1
-if __name__ == "__main__":
-    sys.exit(run(sys.argv[1], [pathlib.Path(arg).read_bytes() for arg in sys.argv[2:] if arg != "--trust"]))
+if __name__ == "__main__": sys.exit(run(sys.argv[1], [pathlib.Path(a).read_bytes() for a in sys.argv[2:] if a != "--trust"]))

@@ -37,6 +37,7 @@ class Leaves:
         self.silent: dict[str, int] = {}  # node: since when
         self.silences: dict[str, list[tuple[int, int]]] = {}  # node, or "" for all: from when until when
         self.gone: dict[str, int] = {}  # "entry/ID" or "node/NAME": when it ended
+        self.expired: dict[str, int] = {}  # entry: its end, the last that was told
         self.excused: dict[tuple[str, str, str], dict[str, Pending]] = {}  # by SPIFFE ID, node and slot
         self.commands: dict[str, tuple[str, int, int]] = {}  # authority or "entry/ID": force, deadline, position
         self.dirty: dict[str, Pending] = {}
@@ -81,7 +82,6 @@ class Leaves:
             *key,
             intern(str(body.get("profile", ""))),
             intern(str(body.get("key_algorithm", ""))),
-            ends_with_entry=body.get("ends_with_entry") is True,
         )
         self.live[fact.key] = serial
         heappush(self.ends, (serial.not_after_ms + 2 * self.definition.unknown_grace_ms, self.tick(), serial))
@@ -166,9 +166,6 @@ class Leaves:
         for it in slot.obligations:
             if it.superseded or it.position >= serial.position or it.after > serial.position:  # 2a
                 continue
-            if it.ends_with_entry and serial.not_after_ms > it.hard_ms:  # 2d
-                it.ends_with_entry = False
-                self.dirty[it.id] = it
             if it.reached_ms and it.successor != serial.serial:  # 2b
                 continue
             self.dirty[it.id] = it
@@ -217,7 +214,7 @@ class Leaves:
             position=serial.position,
             authority=serial.authority,
             after=after,
-            ends_with_entry=serial.ends_with_entry,
+            over=not force and self.expired.get(serial.entry) == serial.not_after_ms,  # 14
         )
         if self.gone:  # 6
             self.excuse(it, self.gone.get(f"entry/{it.entry}", 0) or self.gone.get(f"node/{it.node}", 0))
@@ -247,8 +244,6 @@ class Leaves:
         self.dirty[it.id] = it
         heappush(self.limits, (it.on_time_ms, self.tick(), it))
         heappush(self.looks, (it.hard_ms + self.definition.unknown_grace_ms, self.tick(), it))
-        if it.ends_with_entry:
-            heappush(self.looks, (it.on_time_ms, self.tick(), it))
 
     def drop(self, it: Pending) -> None:
         """Let go of a settled obligation, and of its slot if that was all."""
@@ -332,6 +327,17 @@ class Leaves:
     def entry_ended(self, position: int, at: int, fact: Fact) -> None:
         """6"""
         self._gone(f"entry/{fact.body['entry']}", at, self.by_entry.get(fact.body["entry"], {}))
+
+    def entry_expired(self, position: int, at: int, fact: Fact) -> None:
+        """14"""
+        entry, end = str(fact.body["entry"]), int(fact.body["at"])
+        if len(self.expired) >= _REMEMBERED_ENDS:
+            self.expired.pop(next(iter(self.expired)))
+        self.expired[entry] = end
+        for it in self.by_entry.get(entry, {}).values():
+            if it.hard_ms == end and not it.force:
+                it.over = True
+                self.dirty[it.id] = it
 
     def _gone(self, name: str, at: int, pending: dict[str, Pending]) -> None:
         if len(self.gone) >= _REMEMBERED_ENDS:

@@ -105,5 +105,3 @@ class Obligation(msgspec.Struct):
     """When the successor had reached each level: "issued", "delivered", "loaded", "confirmed"."""
     again_ms: int = 0
     """When its SPIFFE ID was issued again on its node, though it was excused because it was gone."""
-    ends_with_entry: bool = False
-    """Its predecessor ends when its entry does, and nothing that lives longer was issued since: no successor is owed."""

@@ -16,7 +16,6 @@ is. D is the definition, `na(X)` not_after in ms, `nb(X)` likewise.
    a  if it is forced (7) and X was issued before its command: nothing.
    b  if it was reached (c) and its successor is not X: nothing.
    c  else by_level[level] = min(old, t). If level >= its required level: reached_ms = min(old, t), successor = X.
-   d  unless a: if na(X) > hard, `ends` becomes false, whatever b says.
 3  OPENS. After 2 and 4, evidence of delivered or better for X opens an obligation with predecessor X, if X is later
    than each predecessor that this SLOT ever had, no obligation of SLOT holds (5), and clock <= na(X) + D.close_ms. L
    = na - nb; due = nb + L*due_permille//1000; on_time = nb + L*on_time_permille//1000; hard = na. opened = t. node
@@ -26,8 +25,7 @@ is. D is the definition, `na(X)` not_after in ms, `nb(X)` likewise.
    agent.delivered with door sds; else delivered. The
    x509.issued of later serials of SLOT, taken before, count at once as 2 says. If a command (7) taken since X was
    issued names X's authority or entry, it opens forced (by the newest such command), with on_time and due as there.
-   If its entry or node ended before (6), it opens with that time. `ends` is whether the x509.issued of X says
-   ends_with_entry: true, which it may only say if its not_after is when its entry ends, by a decision not after it.
+   If its entry or node ended before (6), it opens with that time.
 4  RELEASED. agent.released of X at t: if no evidence of delivered or better was accepted for a later serial of SLOT,
    then each obligation of SLOT that is not settled, with t <= on_time, gets released = t. Evidence of delivered or
    better for X at t <= on_time (before 3) sets released = 0 for each obligation of SLOT that is not settled and whose
@@ -50,17 +48,20 @@ is. D is the definition, `na(X)` not_after in ms, `nb(X)` likewise.
    clock > hard + close_ms. A settled obligation changes no more: evidence for it that would have made it better is a
    correction, listed and not counted.
 10 OUTCOME, the first that holds: superseded: SUPERSEDED. 0 < reached_ms <= on_time: ON_TIME. 0 < excused_ms <=
-   on_time: EXCUSED. `ends`, not forced and as_of > on_time: EXCUSED. released and as_of > on_time: UNUSED.
-   0 < reached_ms <= hard: LATE. as_of <= hard + unknown_grace_ms: OPEN. `expired`: EXPIRED. silence over hard (8):
-   UNKNOWN. Else EXPIRED.
+   on_time: EXCUSED. `over` (14): EXCUSED. released and as_of > on_time: UNUSED. 0 < reached_ms <= hard: LATE.
+   as_of <= hard + unknown_grace_ms: OPEN. `expired`: EXPIRED. silence over hard (8): UNKNOWN. Else EXPIRED.
 11 TRIES. x509.issued for SLOT while an obligation of it holds: tries + 1. svid.refused {instance, slot, count}: tries
    and refused + count.
 12 COUNTED in the bucket of on_time (on_time - on_time % 300000): due 1; its outcome 1; tries, refused; and unless
    EXCUSED, SUPERSEDED or UNUSED for each of the levels issued, delivered, loaded, confirmed: 1 if by_level of it or
    of a better level is <= on_time.
-13 RECREATED, beside EXCUSED and changing no outcome: an obligation that is EXCUSED by 6 and whose SPIFFE ID an x509.issued
+13 RECREATED, beside EXCUSED and changing no outcome: an obligation that is EXCUSED and whose SPIFFE ID an x509.issued
    named again for the same node and slot, taken while it was excused and not settled, with Fact.at <= hard. What it was
    owed for was back within the life; each one is named.
+14 OVER. entry.expired {entry, at}: each obligation with that entry, not settled and not forced (7), with hard = at becomes
+   `over`: no SVID outlives its entry, so nothing could follow. The last one of each entry is remembered for those that
+   open later. It may only be said of an end that the entry was given in the journal, at most a minute before it taken
+   back, and that is past.
 
 FEW, from authority.step in order; class by kind: x509 intermediate, jwt jwt_key, root root (external: none). t as
 above.

@@ -40,6 +40,7 @@ class _Head(msgspec.Struct):
     unknown: list[tuple[str, int]]
     offsets: dict[str, tuple[int, int]]
     retired: list[tuple[str, int]]
+    expired: list[tuple[str, int]] = []
 
 
 class _SlotState(msgspec.Struct):
@@ -82,6 +83,7 @@ def saved(engine: Engine) -> Iterator[bytes]:
             list(engine.unknown.items()),
             engine.offsets,
             list(engine.few.retired.items()),
+            list(engine.expired.items()),
         )
     )
     for slots in _batched(engine.slots.values()):
@@ -123,6 +125,7 @@ def restore(engine: Engine, chunks: Iterable[bytes]) -> None:
     ):
         setattr(engine, name, getattr(head, name))
     engine.gone, engine.unknown, engine.commands = dict(head.gone), dict(head.unknown), dict(head.commands)
+    engine.expired = dict(head.expired)
     engine.probes.last, engine.few.retired = head.probes, dict(head.retired)
     for part in rest:
         for state in part.slots:
@@ -165,7 +168,7 @@ def _pending(engine: Engine, it: Pending) -> None:
         engine.by_entry.setdefault(it.entry, {})[it.id] = it
     engine.limits.append((it.on_time_ms if it.on_time_ms >= engine.clock else close, engine.tick(), it))
     engine.looks.append((it.hard_ms + grace, engine.tick(), it))
-    if it.released_ms or it.ends_with_entry:
+    if it.released_ms:
         engine.looks.append((it.on_time_ms, engine.tick(), it))
 
 

@@ -31,7 +31,6 @@ class Serial(msgspec.Struct, gc=False):
     held: bool = False  # an inventory of its node named it
     ended: bool = False  # it has left the live ones
     kept: bool = False  # its slot remembers it
-    ends_with_entry: bool = False
 
 
 class Slot(msgspec.Struct, gc=False):

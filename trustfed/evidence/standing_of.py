@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from trustfed.evidence.engine import Engine
 from trustfed.evidence.figures import class_figures
 from trustfed.evidence.inventory import algorithms
 from trustfed.evidence.model import BUCKET_MS, COUNTS, FAILED, Class, Level, Obligation, Outcome
-from trustfed.evidence.pending import LEVEL_NAMES, holds
+from trustfed.evidence.pending import LEVEL_NAMES, Pending, holds
 from trustfed.evidence.serials import Slot
 from trustfed.evidence.standing import (
     MAX_LISTED,
@@ -76,9 +77,12 @@ class _Past:
     probes: list[ProbeState]
 
 
-async def parts(store: EvidenceStore, now_ms: int) -> dict[str, Any]:
-    """The members by name: all that is counted in identities, obligations, certificates, probes, clocks and silent nodes."""
-    now = await store.glance("standing", lambda engine: _walk(engine, now_ms))
+async def parts(store: EvidenceStore, now_ms: int, ends: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The members by name: all that is counted in identities, obligations, certificates, probes, clocks and silent nodes.
+
+    `ends` are the entries that have an end, and it (Unix ms): nothing follows what ends with them.
+    """
+    now = await store.glance("standing", lambda engine: _walk(engine, now_ms, ends or {}))
     past = await store.read(lambda connection: _read(connection, now_ms))
     now.endings.sort(key=lambda ending: ending.left)
     return {
@@ -101,11 +105,11 @@ async def parts(store: EvidenceStore, now_ms: int) -> dict[str, Any]:
     }
 
 
-def _walk(engine: Engine, now_ms: int) -> _Now:
+def _walk(engine: Engine, now_ms: int, ends: Mapping[str, int]) -> _Now:
     found = _Now(algorithms=algorithms(engine))
     for slot in engine.slots.values():
         if slot.obligations:
-            _look(found, slot, now_ms)
+            _look(found, slot, now_ms, ends)
     for few in engine.few.open.values():
         found.open += few.outcome is Outcome.OPEN
     found.clocks = [Clock(node, by, at) for node, (by, at) in engine.offsets.items() if abs(by) >= OFFSET_MS]
@@ -117,14 +121,14 @@ def _walk(engine: Engine, now_ms: int) -> _Now:
     return found
 
 
-def _look(found: _Now, slot: Slot, now_ms: int) -> None:
+def _look(found: _Now, slot: Slot, now_ms: int, ends: Mapping[str, int]) -> None:
     newest = slot.obligations[-1]
     if holds(newest, now_ms) and not newest.released_ms and slot.slot == "x509":
         found.identities += 1
         serial = slot.serials.get(newest.predecessor)
         life = newest.hard_ms - serial.not_before_ms if serial is not None else 0
         left = (newest.hard_ms - now_ms) / life if life > 0 else 1.0
-        if left < ENDING_SHARE and not newest.ends_with_entry:
+        if left < ENDING_SHARE and not _last(newest, ends):
             level = newest.reached.name.lower()
             found.short[newest.hard_ms - newest.hard_ms % HOUR_MS] += 1
             found.endings.append(
@@ -133,11 +137,16 @@ def _look(found: _Now, slot: Slot, now_ms: int) -> None:
     for it in slot.obligations:
         if it.outcome is Outcome.OPEN:
             found.open += 1
-            found.overdue += it.on_time_ms < now_ms and not it.released_ms
+            found.overdue += it.on_time_ms < now_ms and not it.released_ms and not _last(it, ends)
         if now_ms <= it.hard_ms < now_ms + RUNWAY_HOURS * HOUR_MS and not (it.excused_ms or it.superseded):
             hour = it.hard_ms - it.hard_ms % HOUR_MS
             found.ending[hour] += 1
-            found.without[hour] += not it.reached_ms and not it.released_ms and not it.ends_with_entry
+            found.without[hour] += not it.reached_ms and not it.released_ms and not _last(it, ends)
+
+
+def _last(it: Pending, ends: Mapping[str, int]) -> bool:
+    """Whether nothing can follow, for its entry ends with it (14)."""
+    return it.hard_ms == ends.get(it.entry) and not it.force
 
 
 def _read(connection: sqlite3.Connection, now_ms: int) -> _Past:

@@ -119,7 +119,7 @@ def apply(connection: sqlite3.Connection, changes: Changes, pending: set[str]) -
         "INSERT INTO identities VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (instance, slot) DO UPDATE SET"
         " spiffe_id = excluded.spiffe_id, node = excluded.node, entry = excluded.entry, serial = excluded.serial,"
         " at = excluded.at",
-        [(o.instance, o.slot, o.spiffe_id, o.node, o.entry, o.serial, o.issued_ms) for o in changes.named],
+        [(o.instance, o.slot, str(o.spiffe_id), o.node, str(o.entry), o.serial, o.issued_ms) for o in changes.named],
     )
     connection.executemany(
         # A slot may be left and taken again within one batch: then it was named anew.

@@ -22,6 +22,8 @@ from trustfed.evidence.tables import Identity, identity
 from trustfed.journal.events import Fact, RecordedFact
 
 MAX_SLOTS = 8
+MAX_ROWS = 2_000
+"""Rows of one SPIFFE ID: each is up to a day old, so the newest slots are chosen from many."""
 MAX_SERIALS = 12
 MAX_FACTS = 600
 
@@ -64,7 +66,7 @@ async def find(ledger: Ledger, kind: str, key: str) -> list[Found]:
 
 
 def identities(
-    connection: sqlite3.Connection, *, spiffe_id: str = "", instance: str = "", limit: int = 8 * MAX_SLOTS
+    connection: sqlite3.Connection, *, spiffe_id: str = "", instance: str = "", limit: int = MAX_ROWS
 ) -> list[Identity]:
     """Slots by SPIFFE ID or instance, the newest first, as they were on record within a day."""
     where, value = ("spiffe_id", spiffe_id) if spiffe_id else ("instance", instance)
@@ -85,7 +87,7 @@ async def lineage(
         raise NotFound(f"serial {who.serial} has left the ledger by retention", hint="its rollup has the counts")
     around = [(f.REFUSED, who.instance), (f.FORCED, ""), (f.CLUSTER_GAP, trust_domain)]
     around += [(f.FORCED, name) for name in sorted(authorities)]
-    around += [(f.ENTRY_ENDED, who.entry)] if who.entry else []
+    around += [(f.ENTRY_ENDED, who.entry), (f.ENTRY_EXPIRED, who.entry)] if who.entry else []
     around += [(kind, who.node) for kind in (f.NODE_SILENT, f.NODE_HEARD, f.NODE_ENDED, f.LOST)]
     begin = min(fact.at for _, fact in found)
     for kind, key in around:

@@ -42,6 +42,7 @@ class Issuer:
         self.keys: set[bytes] = set()
         self.authority = "a1"
         self.on_the_way: Callable[[], None] = lambda: None
+        self.capped = True
 
     async def call(self, method: str, request: Any, answer: Any) -> pb.IssueX509Response:
         await asyncio.sleep(0)
@@ -56,7 +57,7 @@ class Issuer:
             key: Any = load_der_public_key(slot.public_key)
             life = RESERVE if slot.slot == "reserve" else timedelta(hours=1)
             entry = self.store.entries[slot.entry_id]
-            if entry.expires_at is not None:  # nothing outlives its entry
+            if entry.expires_at is not None and self.capped:  # nothing outlives its entry
                 life = min(life, entry.expires_at - self.clock.now())
             der = leaf(EAST.authorities[0], entry.spiffe_id, key, life, entry.dns_names, now=self.clock.now())
             response.results.add(
@@ -319,7 +320,7 @@ async def test_an_entry_that_is_given_another_end_is_renewed_for_it() -> None:
         assert sorted(world.issuer.asked[2:]) == [("e1", "reserve"), ("e1", "x509")]
         assert world.served()[0] > START + timedelta(minutes=60)
         world.store.put_entries([an_entry(expires_at=START + timedelta(minutes=40))])  # shorter
-        await world.clock.advance(5, turns=60)
+        await world.clock.advance(15, turns=60)
         assert sorted(world.issuer.asked[4:]) == [("e1", "reserve"), ("e1", "x509")]
         assert world.served() == [START + timedelta(minutes=40)]
         world.store.put_entries([an_entry()])  # for ever: at half life, like all
@@ -327,3 +328,26 @@ async def test_an_entry_that_is_given_another_end_is_renewed_for_it() -> None:
         assert world.served() == [START + timedelta(minutes=40)]
         await world.clock.advance(900, turns=60)
         assert world.served()[0] > START + timedelta(minutes=60)
+
+
+async def test_a_cluster_that_knows_a_later_end_is_not_asked_for_ever() -> None:
+    async with a_world() as world:
+        world.issuer.capped = False  # its answers outlive the entry as the agent knows it
+        world.store.put_entries([an_entry(expires_at=START + timedelta(minutes=20))])
+        world.reserves.ordered(int(RESERVE.total_seconds()))
+        for _ in range(12):
+            await world.clock.advance(5, turns=60)
+        assert 4 <= len(world.issuer.asked) <= 16  # every ten seconds, until the agent hears of the other end
+
+
+async def test_an_svid_out_of_the_cache_that_outlives_its_entry_is_replaced() -> None:
+    async with a_world() as world:
+        world.store.put_entries([an_entry()])
+        await world.clock.advance(5, turns=40)
+        svids = dict(world.store.svids)
+    async with a_world() as again:
+        again.clock.move(600)
+        again.store.put_entries([an_entry(expires_at=again.clock.now() + timedelta(minutes=20))])
+        again.store.put_svids(svids)
+        await again.clock.advance(15, turns=60)
+        assert again.served() == [START + timedelta(minutes=30)]

@@ -196,17 +196,6 @@ async def test_the_record_says_what_rotation_is_judged_by(domain: Domain) -> Non
     assert "public_key" not in facts and "_tbs" not in repr(draft)
 
 
-@pytest.mark.parametrize(
-    ("limit", "ends"),
-    [(None, False), (timedelta(minutes=10, milliseconds=900), True), (timedelta(minutes=61), False)],
-)
-async def test_the_record_says_what_ends_with_its_entry(domain: Domain, limit: timedelta | None, ends: bool) -> None:
-    issued, _ = await one(domain, ask(not_after_limit=NOW + limit if limit else None))
-    (draft,) = domain.recorder.batches[0]
-    assert draft.facts().get("ends_with_entry", False) is ends
-    assert (issued.not_after < NOW + timedelta(minutes=11)) is ends
-
-
 async def test_nothing_is_signed_when_the_record_fails(domain: Domain) -> None:
     domain.recorder.fail = True
     with pytest.raises(Unavailable, match="ledger"):

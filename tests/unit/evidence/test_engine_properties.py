@@ -81,6 +81,8 @@ def _happen(script: LedgerScript, it: Instance, what: str, now: int, number: int
         it.issue(now, authority=f"A{number}")
     elif what == "last":
         it.say("delivered", it.issue(now, until=now + (number + 1) * HOUR), now, door="workload_api")
+        if number:
+            it.over(now + (number + 1) * HOUR)
     elif what in ("say", "late", "release", "expired") and it.serials:
         serial = it.serials[max(0, len(it.serials) - 1 - number // 2)]
         more: dict[str, Any] = {"late": True} if what == "late" else {}

@@ -218,7 +218,8 @@ async def test_what_ends_with_its_entry_calls_nobody(tmp_path: Path) -> None:
         tmp_path, ledger, "prod.example", ManualClock(datetime.fromtimestamp(NOW / 1000, UTC))
     )
     try:
-        standing = Standing("prod.example", NOW, **await parts(opened, NOW))
+        ends = {"entry-of-ends": NOW + HOUR, "entry-of-owed": NOW + 2 * HOUR}
+        standing = Standing("prod.example", NOW, **await parts(opened, NOW, ends))
     finally:
         await opened.close()
     assert [one.spiffe_id for one in standing.endings] == ["spiffe://prod.example/owed"]

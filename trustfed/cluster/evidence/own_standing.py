@@ -11,6 +11,7 @@ from ca import lifecycle
 from ca.lifecycle import AuthorityState, Consumer, Kind, Level, Status
 from trustfed.cluster.authority_commands import waiting_for_root
 from trustfed.cluster.config import ClusterConfig
+from trustfed.cluster.entries import ends
 from trustfed.cluster.freshness import Freshness
 from trustfed.cluster.presence import Presence
 from trustfed.cluster.state import ClusterState
@@ -49,6 +50,10 @@ class OwnStanding:
     def owners(self) -> dict[str, str]:
         """Whose each entry is, where somebody is named."""
         return {entry.id: entry.owner for entry in self.state().entries.values() if entry.owner}
+
+    def ends(self) -> dict[str, int]:
+        """When the entries end that do (Unix ms)."""
+        return ends(self.state().entries.values())
 
     def keys(self) -> tuple[Algorithm, ...]:
         """The keys that this cluster itself signs with."""

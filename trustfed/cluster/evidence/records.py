@@ -132,7 +132,7 @@ class Records:
         if not self.ready.is_set():
             says = f"this cluster is catching up with its ledger: {self.left:,} facts are to be read"
             raise Unavailable(says, hint="try again in a moment")
-        if self._left_alone:
+        while self._left_alone:
             await asyncio.wait(self._left_alone)
         if self._doubt is None:
             return
