@@ -18,8 +18,6 @@ _FIRST = timedelta(milliseconds=500)
 _LONGEST = timedelta(minutes=1)
 _LEAST = timedelta(milliseconds=50)
 _TRIES_LEFT = 8
-_OUTLIVING = timedelta(seconds=10)
-"""So long after its issue at the soonest what outlives its entry is asked for again: who issued may know another end."""
 
 Chance = Callable[[], float]
 """A random number from 0 up to 1."""
@@ -40,11 +38,11 @@ def after_issue(issued_at: datetime, not_after: datetime, chance: Chance, ends: 
 
     `ends` is when its entry does, if ever.
     """
-    if ends is not None and not_after > ends:  # what outlives it was issued before it had this end: once more, soon
-        return Slot(issued_at + _OUTLIVING, not_after)
     if ends is not None and not_after == ends.replace(microsecond=0):
         return Slot(NEVER, not_after)
-    half = (not_after - issued_at) / 2
+    half = (
+        min(not_after, max(ends or not_after, issued_at)) - issued_at
+    ) / 2  # what outlives its entry is served no longer
     return Slot(issued_at + half * (1 - JITTER + 2 * JITTER * chance()), not_after)
 
 
@@ -55,7 +53,7 @@ def reviewed(slot: Slot, issued_at: datetime, ends: datetime | None, now: dateti
     if slot.end is None:
         return Slot(now) if slot.due == NEVER and (ends is None or ends.replace(microsecond=0) > now) else slot
     if ends is not None and slot.end > ends:
-        return replace(slot, due=min(slot.due, max(now, issued_at + _OUTLIVING)))
+        return replace(slot, due=min(slot.due, now + max(ends - now, timedelta(0)) / 2))
     if slot.due == NEVER:
         return after_issue(issued_at, slot.end, chance, ends)
     return slot

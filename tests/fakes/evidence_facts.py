@@ -23,7 +23,6 @@ class History:
         self._held: dict[tuple[str, str], list[str]] = {}
         self._silent: dict[str, int] = {}
         self._authorities = ["a0"]
-        self._ends: dict[str, list[int]] = {}
         end = START + minutes * MINUTE
         while self._now < end:
             self._now += self._random.choice((1_000, 20_000, MINUTE, 3 * MINUTE))
@@ -72,7 +71,6 @@ class History:
             slot=slot,
             predecessor=held[-1] if held else "",
         )
-        self._ends.setdefault(entry, []).append((begin + life) * 1000)
         held.append(serial)
 
     def _said(self) -> None:
@@ -102,10 +100,7 @@ class History:
             self._random.random(),
         )
         self._journal += 1
-        past = [end for end in self._ends.get(entry, ()) if end <= self._now]
-        if past and self._random.random() < 0.2:
-            self._put("entry.expired", entry, entry=entry, at=self._random.choice(past[-4:]))
-        elif chosen < 0.15:
+        if chosen < 0.15:
             self._put("entry.ended", entry, entry=entry, why="deleted", at=self._now - 500, journal=self._journal)
         elif chosen < 0.2:
             self._put("node.ended", node, node=node, why="banned", at=self._now, journal=self._journal)

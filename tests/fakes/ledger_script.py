@@ -55,10 +55,6 @@ class Instance:
         self.script.record(at, "x509.issued", serial, body)
         return serial
 
-    def over(self, end: int) -> None:
-        """Record that its entry has ended."""
-        self.script.record(end + 2_000, "entry.expired", self.entry, {"entry": self.entry, "at": end})
-
     def say(self, kind: str, serial: str, at: int, *, recorded: int = 0, **more: Any) -> None:
         """Record that its agent says `kind` of `serial`, of time `at`; `recorded` when it arrived late."""
         body = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from msgspec import Struct
@@ -14,7 +14,6 @@ from trustfed.cluster.state import ClusterState, Node
 from trustfed.errors import Conflict, Denied, Invalid, NotFound
 from trustfed.federation.names import check_name
 from trustfed.journal.events import TypedEvent
-from trustfed.runtime.timestamps import to_ms
 from trustfed.spiffe.ids import SpiffeId, TrustDomain
 
 MAX_SELECTORS = 32
@@ -119,11 +118,6 @@ def set_peers(state: ClusterState, name: str, members: Sequence[str]) -> list[Ty
         if f"peers:{name}" in entry.federates_with:
             _check_resolved(entry, after)
     return [PeersSet(name, domains)]
-
-
-def ends(entries: Iterable[EntryPut]) -> dict[str, int]:
-    """The entries that have an end, and it: Unix ms, in whole seconds as the SVIDs have it that end with them."""
-    return {one.id: to_ms(one.expires_at) // 1000 * 1000 for one in entries if one.expires_at is not None}
 
 
 def serves(entry: EntryPut, node: Node, now: datetime) -> bool:

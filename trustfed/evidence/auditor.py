@@ -3,11 +3,16 @@
 It needs Python 3.11 and `cryptography`, reads only PACK and FILE, and shares no code with trustfed. FILE holds, a line each, what
 did not come with the pack: verifier keys (C2SP signed-note), publication key fingerprints (sha256:HEX), or, whole, a checkpoint
 kept from an earlier day. Exit 0: verified. 1: something does not hold, and is named. 3: consistent, but nothing says whose."""
+
+# fmt: off
+# ruff: noqa: E401, E701, I001
 import base64, contextlib, functools, gzip, hashlib, heapq, json, pathlib, sys, tarfile
 from datetime import datetime
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
 MOST, LINE, NEVER, VERSION_1 = 1 << 24, 17 << 16, 1 << 60, "1930f6b3105ca64d8ca71b1659d04b1b4470be986c97408da7dfd000e5e8c76f"
 LEVELS, DECIDED = ("issued", "delivered", "loaded", "confirmed"), {"entry", "node", "bundle", "rotation", "authority"}
 CLASSES, FEW = {"x509": "leaf", "node": "agent"}, {"x509": "intermediate", "jwt": "jwt_key", "root": "root"}
@@ -37,7 +42,8 @@ class Pack:  # 1. The archive: what the manifest names, and nothing else.
     def entries(self, log, tree):
         position, number, last = self.manifest[log]["first"], 0, self.manifest[log]["last"]
         while position <= last:
-            with gzip.open(self.tar.extractfile(f"{log}/{(number := number + 1):06d}.ndjson.gz")) as stream:
+            number += 1
+            with gzip.open(self.tar.extractfile(f"{log}/{number:06d}.ndjson.gz")) as stream:
                 while line := stream.readline(LINE):  # bounded, whatever the packed bytes grow to
                     if line[-1:] != b"\n" or stream.tell() > 1 << 28 or position > last + 1:
                         raise ValueError(f"{log} {number} has a longer line, or more of them, than a segment can have")
@@ -98,11 +104,11 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
     def __init__(self, definition):
         self.d, self.clock, self.owed, self.closed = definition, 0, {}, []
         self.issued, self.seen, self.gone, self.commands, self.silence, self.steps = {}, {}, {}, [], [], {}
-        self.ends, self.of, self.retired, self.left, self.over = [], {}, {}, {}, {}
+        self.ends, self.of, self.retired, self.left = [], {}, {}, {}
     def outcome(self, o, as_of):  # 8, 10
         silent = o["lost"] or any(a <= o["hard"] <= b for node, a, b in self.silence if node in ("", o["node"]))
         ways = (("superseded", o["superseded"]), ("late" if o["bad"] else "on_time", o["reached"] <= o["on_time"]),
-                ("excused", 0 < o["excused"] <= o["on_time"] or o["over"]), ("unused", o["released"] and as_of > o["on_time"]),
+                ("excused", 0 < o["excused"] <= o["on_time"]), ("unused", o["released"] and as_of > o["on_time"]),
                 ("late", o["reached"] <= o["hard"]), ("open", as_of <= o["hard"] + o["grace"]),
                 ("unknown", silent and not o["expired"] and o["grace"]), ("expired", True))
         return o.get("final") or next(how for how, so in ways if so)
@@ -112,17 +118,19 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
     def settle(self, o):  # 9
         if "final" not in o:
             o["final"] = self.outcome(o, self.clock)
-            self.owed[o["slot"]].remove(o), self.closed.append(o)
+            self.owed[o["slot"]].remove(o)
+            self.closed.append(o)
             self.steps = {a: one for a, one in self.steps.items() if one is not o} if not o["grace"] else self.steps
     def live(self, slot=None):
         for o in [o for one in ([slot] if slot else self.owed) for o in self.owed.get(one, ())]:
-            done = o["grace"] and self.clock > o["on_time"] and self.outcome(o, self.clock) in ("on_time", "superseded")
-            if done: self.settle(o)
-            elif "final" not in o: yield o
+            if o["grace"] and self.clock > o["on_time"] and self.outcome(o, self.clock) in ("on_time", "superseded"):
+                self.settle(o)
+            elif "final" not in o:
+                yield o
     def open(self, slot, x, command=None, **more):
-        o = {"slot": slot, "x": x, "reached": NEVER, "by": {}, "successor": "", "force": "", "node": "", "entry": ""}
-        o.update(dict.fromkeys(("excused", "released", "after", "tries", "refused"), 0), grace=self.d["unknown_grace_ms"])
-        o.update(dict.fromkeys(("superseded", "expired", "lost", "bad", "again", "over"), False), **more)
+        o = {"slot": slot, "x": x, "excused": 0, "released": 0, "reached": NEVER, "successor": "", "by": {}, "superseded": False}
+        o.update(force="", after=0, expired=False, lost=False, bad=False, tries=0, refused=0, node="", entry="", again=False)
+        o.update({"grace": self.d["unknown_grace_ms"], **more})
         o.update({"after": command[3], "force": command[2], "on_time": min(o["on_time"], command[1])} if command else {})  # 7
         self.owed.setdefault(slot, []).append(o)
         heapq.heappush(self.ends, (o["hard"] + self.d["close_ms"], id(o), o))
@@ -156,11 +164,9 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
             if x and (*slot, body["node"]) == (x["instance"], x["slot"], x["node"]):  # 1
                 self.said(kind[6:], slot, body, max(t, x["at"]), x)
         elif kind in ("entry.ended", "node.ended"):  # 6
-            self.gone[what := kind.split(".")[0], body[what]] = t
+            what = kind.split(".")[0]
+            self.gone[what, body[what]] = t
             for o in self.live(): self.excuse(o, t if o[what] == body[what] else 0)
-        elif kind == "entry.expired":  # 14
-            self.over[body["entry"]] = body["at"]
-            for o in self.live(): o["over"] |= (o["entry"], o["hard"], o["force"]) == (body["entry"], body["at"], "")
         elif kind == "rotation.forced":  # 7
             named = {*body["authorities"], *(("entry", one) for one in body.get("entries") or ())}
             self.commands.append(command := (named, body["deadline"], str(body["journal"]), position))
@@ -203,7 +209,7 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
                 named = {x["authority"], ("entry", x["entry"])}
                 command = next((c for c in reversed(self.commands) if c[3] > x["position"] and c[0] & named), None)
                 o = self.open(slot, serial, command, on_time=on_time, hard=x["na"], level=level, **{"class": CLASSES[slot[1]]})
-                o.update(node=x["node"], entry=x["entry"], over=not o["force"] and self.over.get(x["entry"]) == x["na"])
+                o.update(node=x["node"], entry=x["entry"])
                 self.excuse(o, self.gone.get(("entry", x["entry"])) or self.gone.get(("node", x["node"])))
                 for later in self.of[slot][self.of[slot].index(serial) + 1:]:
                     self.evidence(slot, later, "issued", self.issued[later]["at"], self.issued[later])
@@ -230,21 +236,17 @@ class Fold:  # 4. Obligations, by version 1 of the definition; the numbers are t
         return found
 def main(path, trust):  # 5. All of it, step by step.
     pack, wrong, held = Pack(path), [], [checkpoint(data)[:3] for data in trust if DASH in data]
-    manifest, definition, keyed, ends = pack.manifest, pack.small("definition.json"), None, set()
+    manifest, definition = pack.manifest, pack.small("definition.json")
     origin, keys = f"trustfed/{manifest['trust_domain']}/", json.loads(pack.small("keys.json"))
     words = [w.strip() for data in trust if DASH not in data for w in data.decode().splitlines() if w.strip() and w[:1] != "#"]
     said, size, root, text, signatures = checkpoint(pack.small("checkpoint"))
-    tree, cuts, decided, roots, lives, told, ended = Tree(), {0: (Tree().root(), 0, 0)}, {}, {}, {}, {}, {}
+    tree, cuts, decided, roots, keyed, lives, told = Tree(), {0: (Tree().root(), 0, 0)}, {}, {}, None, {}, {}
     for position, event in pack.entries("journal", tree):
         body = event["body"]
         if event["kind"] == "log.checkpoint" and body["origin"] == origin + "ledger":
             cuts.setdefault(body["size"], (raw(body["root"]), event["at"], position))
         keyed = body["publication_key"] if event["kind"] == "cluster.keyed" and not keyed else keyed
         decided.update({position: (event["kind"], event["at"], body)} if event["kind"].split(".")[0] in DECIDED else {})
-        if event["kind"] in ("entry.put", "entry.deleted"):  # its end stands unless it was taken back in time
-            ends.discard((body["id"], ended.get(body["id"], 0) * (event["at"] < ended.get(body["id"], 0) - 60000)))
-            ended[body["id"]] = int(datetime.fromisoformat(body.get("expires_at") or "1970-01-01T00:00Z").timestamp()) * 1000
-            ends.add((body["id"], ended[body["id"]]))
         if event["kind"] == "authority.prepared":
             life = (datetime.fromisoformat(body[n]).timestamp() for n in ("not_before", "not_after"))
             lives.setdefault(body["id"], (body["kind"], *map(int, life)))  # the first counts
@@ -270,9 +272,6 @@ def main(path, trust):  # 5. All of it, step by step.
             once = (fact["body"]["journal"], fact["kind"], fact["kind"] == "authority.step" and fact["body"]["authority"])
             wrong += [] if once not in told and once[0] >= newest and agrees(fact, decided, lives) else [position]
             told[once], told[once[:2]], newest = True, True, max(newest, once[0])
-        elif fact["kind"] == "entry.expired":
-            end, at = (fact["body"]["entry"], fact["body"]["at"]), fact["at"]
-            wrong += [] if all(end) and (*map(type, end),) == (str, int) and end in ends and end[1] <= at else [position]
         fold.take(position, fact)
     closed, close = cuts.get(tree.size, (b"", 0, 0)), fold.d["close_ms"]
     check("ledger", closed[0] == tree.root(), f"{tree.size - begin} facts, without a gap, and the journal's checkpoint")
@@ -296,4 +295,5 @@ def run(path, trust):  # The exit code, whatever the pack holds.
     except (OSError, ValueError, KeyError, IndexError, TypeError, tarfile.TarError, InvalidSignature, EOFError) as error:
         print(f"FAILS  reading: {type(error).__name__}: {str(error)[:200]}\nfailed")
         return 1
-if __name__ == "__main__": sys.exit(run(sys.argv[1], [pathlib.Path(a).read_bytes() for a in sys.argv[2:] if a != "--trust"]))
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1], [pathlib.Path(arg).read_bytes() for arg in sys.argv[2:] if arg != "--trust"]))

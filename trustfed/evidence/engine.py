@@ -67,7 +67,6 @@ class Engine(Leaves):
             f.NODE_HEARD: self.node_heard,
             f.NODE_ENDED: self._node_ended,
             f.ENTRY_ENDED: self.entry_ended,
-            f.ENTRY_EXPIRED: self.entry_expired,
             f.CLUSTER_GAP: self._gap,
             f.FORCED: self.forced_rotation,
             f.AUTHORITY_STEP: self.few.step,

@@ -24,7 +24,6 @@ evidence (Unix ms), never later than that. Times named not_before and not_after 
 | node.heard | node | node, from, to: it is heard again; `from` is 0 for the first time |
 | node.ended | node | node, why, journal: banned, or removed |
 | entry.ended | entry | entry, why, journal |
-| entry.expired | entry | entry, at: its end, in whole seconds; said soon after, if it has no other end by then |
 | cluster.gap | trust domain | from, to: this process was not running, and heard nobody |
 | rotation.forced | authority | authorities, deadline, reason, journal |
 | authority.step | authority | STEP |
@@ -49,7 +48,6 @@ DELIVERED, RELEASED, LOADED, CONFIRMED = "agent.delivered", "agent.released", "a
 SEEN, EXPIRED, HELD, LOST = "agent.seen", "agent.expired", "agent.held", "agent.lost"
 OFFSET, FLAGGED = "agent.offset", "agent.flagged"
 NODE_SILENT, NODE_HEARD, NODE_ENDED, ENTRY_ENDED = "node.silent", "node.heard", "node.ended", "entry.ended"
-ENTRY_EXPIRED = "entry.expired"
 CLUSTER_GAP = "cluster.gap"
 FORCED, AUTHORITY_STEP = "rotation.forced", "authority.step"
 BUNDLE_PUBLISHED, BUNDLE_ACKNOWLEDGED = "bundle.published", "bundle.acknowledged"

@@ -37,7 +37,6 @@ class Leaves:
         self.silent: dict[str, int] = {}  # node: since when
         self.silences: dict[str, list[tuple[int, int]]] = {}  # node, or "" for all: from when until when
         self.gone: dict[str, int] = {}  # "entry/ID" or "node/NAME": when it ended
-        self.expired: dict[str, int] = {}  # entry: its end, the last that was told
         self.excused: dict[tuple[str, str, str], dict[str, Pending]] = {}  # by SPIFFE ID, node and slot
         self.commands: dict[str, tuple[str, int, int]] = {}  # authority or "entry/ID": force, deadline, position
         self.dirty: dict[str, Pending] = {}
@@ -214,7 +213,6 @@ class Leaves:
             position=serial.position,
             authority=serial.authority,
             after=after,
-            over=not force and self.expired.get(serial.entry) == serial.not_after_ms,  # 14
         )
         if self.gone:  # 6
             self.excuse(it, self.gone.get(f"entry/{it.entry}", 0) or self.gone.get(f"node/{it.node}", 0))
@@ -327,17 +325,6 @@ class Leaves:
     def entry_ended(self, position: int, at: int, fact: Fact) -> None:
         """6"""
         self._gone(f"entry/{fact.body['entry']}", at, self.by_entry.get(fact.body["entry"], {}))
-
-    def entry_expired(self, position: int, at: int, fact: Fact) -> None:
-        """14"""
-        entry, end = str(fact.body["entry"]), int(fact.body["at"])
-        if len(self.expired) >= _REMEMBERED_ENDS:
-            self.expired.pop(next(iter(self.expired)))
-        self.expired[entry] = end
-        for it in self.by_entry.get(entry, {}).values():
-            if it.hard_ms == end and not it.force:
-                it.over = True
-                self.dirty[it.id] = it
 
     def _gone(self, name: str, at: int, pending: dict[str, Pending]) -> None:
         if len(self.gone) >= _REMEMBERED_ENDS:

@@ -37,13 +37,9 @@ _OWED = {
 MAX_NAMED = 20
 
 
-_TAKEN_BACK_MS = 60_000
-"""An end that was taken back less than this before it came stands: clocks are set back by less."""
-
-
-def claims(kind: str) -> bool:
-    """Whether facts of this kind say something of a decision."""
-    return kind in _KINDS or kind == facts.ENTRY_EXPIRED
+def mirrors(kind: str) -> bool:
+    """Whether facts of this kind mirror a decision."""
+    return kind in _KINDS
 
 
 class Decisions:
@@ -53,9 +49,6 @@ class Decisions:
         self._events: dict[int, Event] = {}
         self._lives: dict[object, tuple[str, int, int]] = {}
         """Kind of each authority, and from when until when (Unix s) it is good, as it was prepared."""
-        self._end_of: dict[object, int] = {}
-        self._ends: set[tuple[object, int]] = set()
-        """Entries with their ends (Unix ms, whole seconds) that were not taken back before they came."""
         self._mirrored: set[tuple[int, str, str]] = set()
         self._newest = 0
 
@@ -63,8 +56,6 @@ class Decisions:
         """The next event of the journal."""
         if event.kind in _OF_INTEREST:
             self._events[position] = event
-        if event.kind in ("entry.put", "entry.deleted"):
-            self._entry(event)
         if event.kind == "authority.prepared":
             body = event.body
             life = body["kind"], _seconds(body["not_before"]), _seconds(body["not_after"])
@@ -82,8 +73,6 @@ class Decisions:
     def compare(self, fact: Fact) -> str:
         """Why a fact does not say what was decided; "" if it does, or mirrors nothing."""
         kinds = _KINDS.get(fact.kind)
-        if fact.kind == facts.ENTRY_EXPIRED:
-            return self._expired(fact)
         if kinds is None:
             return ""
         body, position = fact.body, fact.body.get("journal")
@@ -120,23 +109,6 @@ class Decisions:
             if owed is not None and due and (position, owed) not in mirrored:
                 found.append(f"no {owed} tells of {event.kind} at {position} of the journal")
         return found[:MAX_NAMED]
-
-    def _entry(self, event: Event) -> None:
-        """An entry has an end from now on, another one, or none."""
-        entry, text = event.body.get("id"), event.body.get("expires_at")
-        before, end = self._end_of.pop(entry, 0), _seconds(text) * 1000 if text else 0
-        if before and event.at < before - _TAKEN_BACK_MS:
-            self._ends.discard((entry, before))
-        if end:
-            self._end_of[entry] = end
-            self._ends.add((entry, end))
-
-    def _expired(self, fact: Fact) -> str:
-        entry, at = fact.body.get("entry"), fact.body.get("at")
-        typed = isinstance(entry, str) and entry and type(at) is int and at <= fact.at
-        if typed and (entry, at) in self._ends:
-            return ""
-        return f"{fact.kind} says that an entry ended at {at!r}, and the journal that it did not"
 
     def _lives_so(self, said: Body, kind: str) -> bool:
         """Whether an authority that takes over has the life that it was prepared with, its last safe moment in it."""

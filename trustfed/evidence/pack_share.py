@@ -36,9 +36,7 @@ MAX_SHARES = 3
 
 _ARGV = (sys.executable, "-P", "-m", "trustfed.evidence.pack_share")
 _OF_INSTANCES = frozenset({f.ISSUED, f.REFUSED, f.DELIVERED, f.LOADED, f.CONFIRMED, f.RELEASED, f.EXPIRED})
-_OF_ALL = frozenset(
-    {f.NODE_SILENT, f.NODE_HEARD, f.NODE_ENDED, f.ENTRY_ENDED, f.ENTRY_EXPIRED, f.CLUSTER_GAP, f.FORCED, f.LOST}
-)
+_OF_ALL = frozenset({f.NODE_SILENT, f.NODE_HEARD, f.NODE_ENDED, f.ENTRY_ENDED, f.CLUSTER_GAP, f.FORCED, f.LOST})
 _FACT = msgspec.json.Decoder(Fact)
 
 

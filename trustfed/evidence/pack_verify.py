@@ -260,7 +260,7 @@ class _Checking:
     def _glances(self, tree: CompactRange) -> Iterator[None]:
         """The same, read no further than that needs: others count."""
         for position, line in self._hashed(tree):
-            if mirrored.claims(pack_share.GLANCE.decode(line).kind):
+            if mirrored.mirrors(pack_share.GLANCE.decode(line).kind):
                 self._compare(position, _FACT.decode(line))
         yield
 

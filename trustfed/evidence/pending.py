@@ -42,7 +42,6 @@ class Pending(Obligation, eq=False, gc=False):
     released_ms: int = 0
     superseded: bool = False
     said_expired: bool = False
-    over: bool = False  # its entry ended with it (14)
     silence: bool = False
     unforced: bool = True  # FEW: nobody had to override
     counted: tuple[int, ...] = _ZERO  # what was last told of it
@@ -79,8 +78,6 @@ def outcome(it: Pending, as_of: int, silent_since: int, definition: Definition) 
     if it.excused_ms and it.excused_ms <= it.on_time_ms:
         again = ", and its SPIFFE ID was issued there again within its life" if it.again_ms else ""
         return Outcome.EXCUSED, it.excused_ms, "its entry or node was gone" + again
-    if it.over:
-        return Outcome.EXCUSED, it.hard_ms, "its entry ended with it"
     if it.released_ms and as_of > it.on_time_ms:
         return Outcome.UNUSED, it.on_time_ms, "no workload had it any more"
     if reached and reached <= it.hard_ms:

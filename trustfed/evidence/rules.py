@@ -48,8 +48,8 @@ is. D is the definition, `na(X)` not_after in ms, `nb(X)` likewise.
    clock > hard + close_ms. A settled obligation changes no more: evidence for it that would have made it better is a
    correction, listed and not counted.
 10 OUTCOME, the first that holds: superseded: SUPERSEDED. 0 < reached_ms <= on_time: ON_TIME. 0 < excused_ms <=
-   on_time: EXCUSED. `over` (14): EXCUSED. released and as_of > on_time: UNUSED. 0 < reached_ms <= hard: LATE.
-   as_of <= hard + unknown_grace_ms: OPEN. `expired`: EXPIRED. silence over hard (8): UNKNOWN. Else EXPIRED.
+   on_time: EXCUSED. released and as_of > on_time: UNUSED. 0 < reached_ms <= hard: LATE. as_of <= hard +
+   unknown_grace_ms: OPEN. `expired`: EXPIRED. silence over hard (8): UNKNOWN. Else EXPIRED.
 11 TRIES. x509.issued for SLOT while an obligation of it holds: tries + 1. svid.refused {instance, slot, count}: tries
    and refused + count.
 12 COUNTED in the bucket of on_time (on_time - on_time % 300000): due 1; its outcome 1; tries, refused; and unless
@@ -58,10 +58,6 @@ is. D is the definition, `na(X)` not_after in ms, `nb(X)` likewise.
 13 RECREATED, beside EXCUSED and changing no outcome: an obligation that is EXCUSED and whose SPIFFE ID an x509.issued
    named again for the same node and slot, taken while it was excused and not settled, with Fact.at <= hard. What it was
    owed for was back within the life; each one is named.
-14 OVER. entry.expired {entry, at}: each obligation with that entry, not settled and not forced (7), with hard = at becomes
-   `over`: no SVID outlives its entry, so nothing could follow. The last one of each entry is remembered for those that
-   open later. It may only be said of an end that the entry was given in the journal, at most a minute before it taken
-   back, and that is past.
 
 FEW, from authority.step in order; class by kind: x509 intermediate, jwt jwt_key, root root (external: none). t as
 above.

@@ -40,7 +40,6 @@ class _Head(msgspec.Struct):
     unknown: list[tuple[str, int]]
     offsets: dict[str, tuple[int, int]]
     retired: list[tuple[str, int]]
-    expired: list[tuple[str, int]] = []
 
 
 class _SlotState(msgspec.Struct):
@@ -83,7 +82,6 @@ def saved(engine: Engine) -> Iterator[bytes]:
             list(engine.unknown.items()),
             engine.offsets,
             list(engine.few.retired.items()),
-            list(engine.expired.items()),
         )
     )
     for slots in _batched(engine.slots.values()):
@@ -125,7 +123,6 @@ def restore(engine: Engine, chunks: Iterable[bytes]) -> None:
     ):
         setattr(engine, name, getattr(head, name))
     engine.gone, engine.unknown, engine.commands = dict(head.gone), dict(head.unknown), dict(head.commands)
-    engine.expired = dict(head.expired)
     engine.probes.last, engine.few.retired = head.probes, dict(head.retired)
     for part in rest:
         for state in part.slots:

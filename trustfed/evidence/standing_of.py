@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,10 @@ _UNKNOWN_MS = DAY_MS
 _STAGES = (Level.ISSUED, Level.DELIVERED, Level.LOADED, Level.CONFIRMED)
 
 
+EndOf = Callable[[str], int]
+"""When an entry ends, by its id: Unix ms, in whole seconds as the SVIDs have it that end with it; 0: never. Any thread."""
+
+
 @dataclass
 class _Now:
     """What one walk over the engine finds."""
@@ -77,12 +81,9 @@ class _Past:
     probes: list[ProbeState]
 
 
-async def parts(store: EvidenceStore, now_ms: int, ends: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The members by name: all that is counted in identities, obligations, certificates, probes, clocks and silent nodes.
-
-    `ends` are the entries that have an end, and it (Unix ms): nothing follows what ends with them.
-    """
-    now = await store.glance("standing", lambda engine: _walk(engine, now_ms, ends or {}))
+async def parts(store: EvidenceStore, now_ms: int, end_of: EndOf = lambda _: 0) -> dict[str, Any]:
+    """The members by name: all that is counted in identities, obligations, certificates, probes, clocks and silent nodes."""
+    now = await store.glance("standing", lambda engine: _walk(engine, now_ms, end_of))
     past = await store.read(lambda connection: _read(connection, now_ms))
     now.endings.sort(key=lambda ending: ending.left)
     return {
@@ -105,11 +106,11 @@ async def parts(store: EvidenceStore, now_ms: int, ends: Mapping[str, int] | Non
     }
 
 
-def _walk(engine: Engine, now_ms: int, ends: Mapping[str, int]) -> _Now:
+def _walk(engine: Engine, now_ms: int, end_of: EndOf) -> _Now:
     found = _Now(algorithms=algorithms(engine))
     for slot in engine.slots.values():
         if slot.obligations:
-            _look(found, slot, now_ms, ends)
+            _look(found, slot, now_ms, end_of)
     for few in engine.few.open.values():
         found.open += few.outcome is Outcome.OPEN
     found.clocks = [Clock(node, by, at) for node, (by, at) in engine.offsets.items() if abs(by) >= OFFSET_MS]
@@ -121,14 +122,14 @@ def _walk(engine: Engine, now_ms: int, ends: Mapping[str, int]) -> _Now:
     return found
 
 
-def _look(found: _Now, slot: Slot, now_ms: int, ends: Mapping[str, int]) -> None:
+def _look(found: _Now, slot: Slot, now_ms: int, end_of: EndOf) -> None:
     newest = slot.obligations[-1]
     if holds(newest, now_ms) and not newest.released_ms and slot.slot == "x509":
         found.identities += 1
         serial = slot.serials.get(newest.predecessor)
         life = newest.hard_ms - serial.not_before_ms if serial is not None else 0
         left = (newest.hard_ms - now_ms) / life if life > 0 else 1.0
-        if left < ENDING_SHARE and not _last(newest, ends):
+        if left < ENDING_SHARE and not _last(newest, end_of):
             level = newest.reached.name.lower()
             found.short[newest.hard_ms - newest.hard_ms % HOUR_MS] += 1
             found.endings.append(
@@ -137,16 +138,16 @@ def _look(found: _Now, slot: Slot, now_ms: int, ends: Mapping[str, int]) -> None
     for it in slot.obligations:
         if it.outcome is Outcome.OPEN:
             found.open += 1
-            found.overdue += it.on_time_ms < now_ms and not it.released_ms and not _last(it, ends)
+            found.overdue += it.on_time_ms < now_ms and not it.released_ms and not _last(it, end_of)
         if now_ms <= it.hard_ms < now_ms + RUNWAY_HOURS * HOUR_MS and not (it.excused_ms or it.superseded):
             hour = it.hard_ms - it.hard_ms % HOUR_MS
             found.ending[hour] += 1
-            found.without[hour] += not it.reached_ms and not it.released_ms and not _last(it, ends)
+            found.without[hour] += not it.reached_ms and not it.released_ms and not _last(it, end_of)
 
 
-def _last(it: Pending, ends: Mapping[str, int]) -> bool:
-    """Whether nothing can follow, for its entry ends with it (14)."""
-    return it.hard_ms == ends.get(it.entry) and not it.force
+def _last(it: Pending, end_of: EndOf) -> bool:
+    """Whether nothing can follow, for its entry ends with it: nobody is called for that."""
+    return not it.force and it.hard_ms == end_of(it.entry)
 
 
 def _read(connection: sqlite3.Connection, now_ms: int) -> _Past:

@@ -87,7 +87,7 @@ async def lineage(
         raise NotFound(f"serial {who.serial} has left the ledger by retention", hint="its rollup has the counts")
     around = [(f.REFUSED, who.instance), (f.FORCED, ""), (f.CLUSTER_GAP, trust_domain)]
     around += [(f.FORCED, name) for name in sorted(authorities)]
-    around += [(f.ENTRY_ENDED, who.entry), (f.ENTRY_EXPIRED, who.entry)] if who.entry else []
+    around += [(f.ENTRY_ENDED, who.entry)] if who.entry else []
     around += [(kind, who.node) for kind in (f.NODE_SILENT, f.NODE_HEARD, f.NODE_ENDED, f.LOST)]
     begin = min(fact.at for _, fact in found)
     for kind, key in around:

@@ -76,10 +76,10 @@ def test_what_ends_with_its_entry_is_never_due_until_the_entry_ends_at_another_t
     assert rotation.forced(last, NOW, timedelta(0), chance).due == NOW
     later = NOW + timedelta(minutes=10)
     outliving = rotation.after_issue(NOW, end, chance, later)
-    assert outliving == Slot(NOW + timedelta(seconds=10), end), (
-        "who issued it knows another end, or did not know this one"
-    )
-    assert rotation.reviewed(outliving, NOW, later, NOW, chance) == outliving
+    assert outliving == Slot(NOW + timedelta(minutes=5), end), "it is served until its entry ends"
+    assert rotation.reviewed(outliving, NOW, later, NOW + timedelta(minutes=1), chance) == outliving
+    assert rotation.after_issue(NOW, end, chance, NOW - timedelta(minutes=1)) == Slot(NOW, end)
+    assert rotation.reviewed(last, NOW, later, NOW, chance) == Slot(NOW + timedelta(minutes=5), end)
     for ends, due in ((end, rotation.NEVER), (None, half.due), (end + timedelta(hours=1), half.due), (later, later)):
         assert rotation.reviewed(last, NOW, ends, later, chance) == Slot(due, end), ends
     gone = Slot(rotation.NEVER)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +14,7 @@ from msgspec.structs import replace
 
 from ca.lifecycle import Level
 from tests.unit.cluster.cluster_parts import HOUR, ClusterParts
-from tests.unit.cluster.test_cluster_sessions import World as States
-from tests.unit.cluster.test_cluster_sessions import entry
 from tests.unit.cluster_evidence.evidence_house import House, serial
-from trustfed.cluster import events as e
 from trustfed.cluster.evidence.availability import REPEAT_MS, Availability, sign_probe
 from trustfed.cluster.evidence.gaps import Gaps
 from trustfed.cluster.evidence.shown import Shown
@@ -26,9 +22,7 @@ from trustfed.cluster.evidence.signed import MAX_WAITING, Signatures
 from trustfed.cluster.presence import Presence
 from trustfed.errors import Unavailable
 from trustfed.evidence import facts as kinds
-from trustfed.journal.events import Fact
 from trustfed.runtime.metrics import Registry
-from trustfed.runtime.timestamps import to_ms
 
 
 @pytest.fixture
@@ -134,45 +128,6 @@ async def test_acknowledgements_are_recorded_when_they_rise(house: House) -> Non
     facts = await house.facts(kinds.BUNDLE_ACKNOWLEDGED)
     said = [(f.key, f.body.get("node") or f.body["importer"], f.body["sequence"]) for f in facts]
     assert said == [(own, "n1", 2), (own, "td-b", 1), (own, "n1", 3)]
-
-
-async def test_an_end_of_an_entry_is_told_once_when_it_has_come(house: House, tmp_path: Path) -> None:
-    begun = house.clock.now()
-    end = begun.replace(microsecond=0) + timedelta(minutes=10)
-
-    def puts(*entries: e.EntryPut) -> None:
-        house.state = States(*entries).state
-
-    puts(entry("ends", expires_at=end + timedelta(milliseconds=800)), entry("endless"), entry("more", expires_at=end))
-    world = World(house)
-    await world.gaps.begin()
-
-    async def told() -> list[tuple[str, int]]:
-        return [(fact.key, fact.body["at"]) for fact in await house.facts(kinds.ENTRY_EXPIRED)]
-
-    house.clock.move((end - begun).total_seconds() + 1.9)
-    await world.gaps.round()
-    assert await told() == []
-    later = end + timedelta(minutes=5)
-    puts(entry("ends", expires_at=end + timedelta(milliseconds=800)), entry("more", expires_at=later))
-    for _ in range(3):
-        house.clock.move(11)
-        await world.gaps.round()
-    assert await told() == [("ends", to_ms(end))]
-    await house.close()
-    house = await House.open(tmp_path, house.clock)  # the fixture's own is closed: twice is fine
-    puts(entry("ends", expires_at=end + timedelta(milliseconds=800)), entry("more", expires_at=later))
-    world = World(house)
-    house.clock.move(600)
-    await world.gaps.round()
-    assert await told() == [("ends", to_ms(end)), ("more", to_ms(later))]
-    body = {"entry": "ends", "why": "deleted", "journal": 1, "at": house.now}
-    await house.records.append([Fact(house.now, kinds.ENTRY_ENDED, "ends", body)])
-    assert house.records.folded.over == {"more": to_ms(later)}
-    await house.close()
-    again = await House.open(tmp_path, house.clock)
-    assert again.records.folded.over == {"more": to_ms(later)}
-    await again.close()
 
 
 async def test_the_first_handshake_with_an_svid_delivers_and_confirms_it(house: House) -> None:

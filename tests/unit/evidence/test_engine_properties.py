@@ -81,8 +81,6 @@ def _happen(script: LedgerScript, it: Instance, what: str, now: int, number: int
         it.issue(now, authority=f"A{number}")
     elif what == "last":
         it.say("delivered", it.issue(now, until=now + (number + 1) * HOUR), now, door="workload_api")
-        if number:
-            it.over(now + (number + 1) * HOUR)
     elif what in ("say", "late", "release", "expired") and it.serials:
         serial = it.serials[max(0, len(it.serials) - 1 - number // 2)]
         more: dict[str, Any] = {"late": True} if what == "late" else {}
@@ -110,12 +108,14 @@ def _happen(script: LedgerScript, it: Instance, what: str, now: int, number: int
         script.record(now, "node.ended", it.node, {**node, "why": "", "journal": 1})
     elif what == "step":
         times = {"not_before": now // 1000, "not_after": now // 1000 + 40_000}
+        before = [fact.key for fact in script.facts() if fact.kind == "authority.step"]
+        name = f"X{now}" if number < 2 or not before else before[-1]  # each is activated once
         step = {
             "kind": "x509",
             "step": ("activated", "activated", "tainted", "retired")[number],
-            "retires": f"X{now % 7}",
+            "retires": before[-1] if before and number else f"Y{now}",
         }
-        script.record(now, "authority.step", f"X{now % 5}", {"authority": f"X{now % 5}", **times, **step})
+        script.record(now, "authority.step", name, {"authority": name, **times, **step})
     elif what == "probe":
         script.record(now, ("probe.up", "probe.down")[number % 2], "sign", {"probe": "sign", "at": now})
 

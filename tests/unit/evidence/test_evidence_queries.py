@@ -219,7 +219,7 @@ async def test_what_ends_with_its_entry_calls_nobody(tmp_path: Path) -> None:
     )
     try:
         ends = {"entry-of-ends": NOW + HOUR, "entry-of-owed": NOW + 2 * HOUR}
-        standing = Standing("prod.example", NOW, **await parts(opened, NOW, ends))
+        standing = Standing("prod.example", NOW, **await parts(opened, NOW, lambda entry: ends[entry]))
     finally:
         await opened.close()
     assert [one.spiffe_id for one in standing.endings] == ["spiffe://prod.example/owed"]

@@ -320,61 +320,6 @@ def test_unknown_time_counts_as_down(figured: Figures) -> None:
     assert feed.unknown_ms == 10 * DAY + 30 * MINUTE  # nobody had asked before 11 January, nor from 23:50 until 00:20
 
 
-def test_what_ends_with_its_entry_is_owed_nothing_but_what_was_owed_else() -> None:
-    script, end = LedgerScript(), at(2)
-    for name in (
-        "ends",
-        "spooled",
-        "renewed",
-        "extended",
-        "failed-before",
-        "told-again",
-        "commanded",
-        "commanded-late",
-    ):
-        it = script.instance(name)
-        it.authority = f"key-of-{name}"
-        recorded = at(2, 3) if name == "spooled" else 0  # the fact of the end is there before what it is about
-        it.say("delivered", it.issue(at(1), until=end), at(1) + 1000, recorded=recorded, door="workload_api")
-        it.authority = "another"
-        match name:
-            case "renewed":
-                it.say("delivered", it.issue(at(1, 12), until=end), at(1, 12) + 1000, door="workload_api")
-            case "extended":  # it was given more time, and what was issued for it never came to the workload
-                it.issue(at(1, 12))
-            case "failed-before":  # it was to be renewed half an hour before, and was not
-                it.over(end + 30 * MINUTE)
-            case "told-again":  # an end of before, said when what followed it is owed
-                it.renew(at(1, 12))
-                script.record(at(2, 13), "entry.expired", it.entry, {"entry": it.entry, "at": end})
-            case "commanded":
-                _force(script, "key-of-commanded", at(1, 2), 100)
-                it.say("delivered", it.issue(at(1, 2, 10), until=end), at(1, 2, 10), door="workload_api")
-            case "commanded-late":
-                _force(script, "key-of-commanded-late", at(1, 2), 101)
-        if name not in ("extended", "failed-before"):
-            it.over(end)
-    found = recount("prod.example", script.numbered(), at(4)).obligations.values()
-    said = sorted((it.spiffe_id.rsplit("/", 1)[1], it.outcome.value, it.why) for it in found)
-    assert said == [
-        ("commanded", "excused", "its entry ended with it"),
-        ("commanded", "on_time", ""),
-        ("commanded", "superseded", "a forced rotation took its place"),
-        ("commanded-late", "expired", "never requested"),
-        ("commanded-late", "superseded", "a forced rotation took its place"),
-        ("ends", "excused", "its entry ended with it"),
-        ("extended", "expired", "issued, not delivered"),
-        ("failed-before", "expired", "never requested"),
-        ("renewed", "excused", "its entry ended with it"),
-        ("renewed", "on_time", ""),
-        ("spooled", "excused", "its entry ended with it"),
-        ("told-again", "expired", "never requested"),
-        ("told-again", "on_time", ""),
-    ]
-    before = recount("prod.example", script.numbered(), at(1, 23)).obligations.values()
-    assert {it.outcome for it in before if it.spiffe_id.endswith("/ends")} == {Outcome.EXCUSED}  # the facts say so
-
-
 def test_what_no_fact_tells_of_is_no_success() -> None:
     script = LedgerScript()
     script.instance("steady").renew(at(1))

@@ -227,68 +227,6 @@ def test_an_authority_lives_as_it_was_prepared(change: dict[str, Any], code: str
     _judged(asyncio.run(forge()), code, tmp_path, shed)
 
 
-HOUR, DAY = 3_600_000, 86_400_000
-GIVEN: list[tuple[str, list[tuple[int, int | None]], str]] = [
-    # When the entry was put, before its end (ms), and to which end: its own (0), a later one (ms), none (None), or deleted (-1).
-    ("an end that came", [(DAY, 0)], ""),
-    ("put again as it is", [(DAY, 0), (HOUR, 0)], ""),
-    ("given more time when it was over", [(DAY, 0), (-500, HOUR)], ""),
-    ("given more time by a clock that was set back", [(DAY, 0), (2_000, HOUR)], ""),
-    ("decided in the second of the end", [(0, 0)], ""),
-    ("no end", [(DAY, None)], "mirror"),
-    ("another end", [(DAY, HOUR)], "mirror"),
-    ("given more time", [(DAY, 0), (HOUR, HOUR)], "mirror"),
-    ("moved on and on", [(DAY, 0), (HOUR, HOUR), (-1_000, 2 * HOUR)], "mirror"),
-    ("made endless", [(DAY, 0), (HOUR, None)], "mirror"),
-    ("deleted, and put again without an end", [(DAY, 0), (HOUR, -1), (HOUR // 2, None)], "mirror"),
-]
-
-
-@pytest.mark.parametrize(("puts", "code"), [row[1:] for row in GIVEN], ids=[row[0] for row in GIVEN])
-def test_an_entry_is_over_when_the_journal_says_so(
-    puts: list[tuple[int, int | None]], code: str, tmp_path: Path, shed: Path
-) -> None:
-    async def forge() -> bytes:
-        house = await EvidenceHouse.open(tmp_path / "store")
-        end = house.at // 1000 * 1000 + 2 * DAY
-        for before, to in puts:
-            house.at = end - before
-            if to == -1:
-                await house.decide("entry.deleted", id="e1")
-                continue
-            text = None if to is None else from_ms(end + to + 999).isoformat()
-            await house.decide("entry.put", id="e1", expires_at=text)
-        house.at = end + 2_000
-        ended = [
-            Fact(house.at, "entry.ended", "e1", {"entry": "e1", "at": end - HOUR, "journal": 3})
-            for before, to in puts
-            if to == -1
-        ]
-        return await _packed(
-            house, [*ended, Fact(house.at, "entry.expired", "e1", {"entry": "e1", "at": end})], tmp_path
-        )
-
-    _judged(asyncio.run(forge()), code, tmp_path, shed)
-
-
-@pytest.mark.parametrize(
-    "said",
-    [{"entry": "e1", "at": 7}, {"entry": "e2"}, {"entry": 1}, {"entry": ""}, {"at": True}, {"at": 0}],
-)
-def test_an_end_is_that_of_this_entry_and_past(said: dict[str, Any], tmp_path: Path, shed: Path) -> None:
-    async def forge() -> bytes:
-        house = await EvidenceHouse.open(tmp_path / "store")
-        end = house.at // 1000 * 1000 + DAY
-        for id_ in ("e1", "", 1):
-            await house.decide("entry.put", id=id_, expires_at=from_ms(end).isoformat())
-        house.at = end - 1 if said == {"entry": "e1", "at": 7} else end + 2_000
-        at = end if said == {"entry": "e1", "at": 7} else said.get("at", end)
-        fact = Fact(house.at, "entry.expired", "e1", {"entry": said.get("entry", "e1"), "at": at})
-        return await _packed(house, [fact], tmp_path)
-
-    _judged(asyncio.run(forge()), "mirror", tmp_path, shed)
-
-
 @pytest.mark.parametrize("how", ["left out", "said twice", "said under another key", "kept back", "only now"])
 def test_each_decision_is_told_once(how: str, tmp_path: Path, shed: Path) -> None:
     async def forge() -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ SERIAL = "0123456789abcdef0123456789abcdef"
 class Stream:
     """An open /dashboard/events, asked at the application itself: it does not end by itself."""
 
-    def __init__(self, house: DashboardHouse, names: str, cookie: str) -> None:
+    def __init__(self, house: DashboardHouse, names: str, cookie: str, heard: str = "") -> None:
         self.parts: asyncio.Queue[bytes] = asyncio.Queue()
         self.status = 0
         self._left = asyncio.Event()
@@ -32,7 +33,11 @@ class Stream:
             "raw_path": b"/dashboard/events",
             "root_path": "",
             "query_string": f"names={names}".encode(),
-            "headers": [(b"host", b"hub.example"), (b"cookie", f"__Host-trustfed={cookie}".encode())],
+            "headers": [
+                (b"host", b"hub.example"),
+                (b"cookie", f"__Host-trustfed={cookie}".encode()),
+                *([(b"last-event-id", heard.encode())] if heard else []),
+            ],
             "http_version": "1.1",
             "scheme": "https",
             "client": ("192.0.2.7", 1),
@@ -60,8 +65,9 @@ class Stream:
             await self.task
 
 
-async def _open(house: DashboardHouse, names: str) -> Stream:
-    stream = Stream(house, names, house.client.cookies["__Host-trustfed"])
+async def _open(house: DashboardHouse, names: str, seen: str | None = None, heard: str = "") -> Stream:
+    query = f"{names}&seen={house.news.mark if seen is None else seen}"
+    stream = Stream(house, query, house.client.cookies["__Host-trustfed"], heard)
     assert b"retry:" in await stream.next()
     return stream
 
@@ -74,9 +80,43 @@ async def test_open_pages_hear_the_names_that_they_asked_for(peopled: DashboardH
     await asyncio.sleep(0)
     house.news.tell("journal")  # not asked for
     house.fleet.tell_standing("prod-us", Standing("prod-us", 1))
-    assert await stream.next() == b"event: change\ndata: domain:prod-us standing\n\n"
+    assert await stream.next() == f"id: {house.news.mark}\nevent: change\ndata: domain:prod-us standing\n\n".encode()
     await stream.leave()
     running.cancel()
+
+
+async def test_what_came_between_a_page_and_its_stream_is_told_at_once(house: DashboardHouse) -> None:
+    await house.enter(house, "viewer")
+    page = (await house.get("/")).text
+    (seen,) = re.findall(r'data-seen="([0-9a-f]{16}\.[0-9]+)"', page)
+    house.news.tell("journal")
+    stream = await _open(house, "journal+approvals", seen)
+    told = (await stream.next()).decode()
+    assert told.endswith("event: change\ndata: journal\n\n")
+    await stream.leave()
+    # The connection breaks: the browser says what it heard last, not what the page knew.
+    heard = told.partition("\n")[0].removeprefix("id: ")
+    again = await _open(house, "journal+approvals", seen, heard)
+    house.news.tell("approvals")
+    assert (await again.next()).endswith(b"data: approvals\n\n")
+    await again.leave()
+
+
+@pytest.mark.parametrize("seen", ["", "0123456789abcdef.1", "x", "{of}.", "{of}.-1", "{of}.1e3", "{of}." + "9" * 5000])
+async def test_a_mark_of_nobody_knows_nothing(house: DashboardHouse, seen: str) -> None:
+    await house.enter(house, "viewer")
+    stream = await _open(house, "journal", seen.replace("{of}", house.news.mark.partition(".")[0]))
+    assert (await stream.next()).endswith(b"data: journal\n\n")
+    await stream.leave()
+
+
+async def test_marks_are_bounded(house: DashboardHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(news_module, "_MAX_KNOWN", 3)
+    of = house.news.mark.partition(".")[0]
+    house.news.tell("a", "b", "c")
+    assert house.news.mark == f"{of}.1"
+    house.news.tell("d")
+    assert house.news.mark.partition(".")[0] != of and len(house.news._last) == 1
 
 
 async def test_a_stream_ends_with_its_session(house: DashboardHouse) -> None:

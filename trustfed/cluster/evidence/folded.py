@@ -32,8 +32,6 @@ class Folded:
 
     def __init__(self) -> None:
         self.nodes: dict[str, OfNode] = {}
-        self.over: dict[str, int] = {}
-        """Entry → its end that was told last."""
         self.down: dict[str, int] = {}
         """Probe → since when it is down; 0: it is up."""
         self.acknowledged: dict[str, tuple[int, int]] = {}
@@ -81,8 +79,6 @@ class Folded:
             kind, _, key = name.partition("/")
             if kind == "node":
                 self.nodes[key] = msgspec.json.decode(value, type=OfNode)
-            elif kind == "over":
-                self.over[key] = int(value)
             elif name == "rest":
                 rest = msgspec.json.decode(value, type=_Rest)
                 self.down, self.acknowledged = rest.down, rest.acknowledged
@@ -95,10 +91,7 @@ class Folded:
             levels, positions = (self.down, self.acknowledged), (self.mirrored, self.scanned)
             rest = _Rest(*levels, *positions, self.last_at, self.policy)
             return msgspec.json.encode(rest)
-        kind, _, key = name.partition("/")
-        if kind == "over":
-            return b"%d" % self.over[key] if key in self.over else None
-        held = self.nodes.get(key)
+        held = self.nodes.get(name.partition("/")[2])
         return msgspec.json.encode(held) if held is not None else None
 
     def _said(self, fact: Fact) -> None:
@@ -121,12 +114,6 @@ class Folded:
             self.mirrored = max(self.mirrored, position)
         if fact.kind == kinds.NODE_ENDED:
             self.of(fact.key).silent = 0
-        if fact.kind == kinds.ENTRY_ENDED and self.over.pop(fact.key, 0):
-            self.dirty.add(f"over/{fact.key}")
-
-    def _over(self, fact: Fact) -> None:
-        self.over[fact.key] = int(fact.body.get("at", 0))
-        self.dirty.add(f"over/{fact.key}")
 
     def _silent(self, fact: Fact) -> None:
         self.of(fact.key).silent = int(fact.body.get("since", fact.at))
@@ -167,7 +154,6 @@ _TAKE: dict[str, Callable[[Folded, Fact], None]] = {
         (kinds.AUTHORITY_STEP, kinds.BUNDLE_PUBLISHED, kinds.FORCED, kinds.ENTRY_ENDED, kinds.NODE_ENDED),
         Folded._mirrored,
     ),
-    kinds.ENTRY_EXPIRED: Folded._over,
     kinds.NODE_SILENT: Folded._silent,
     kinds.NODE_HEARD: Folded._heard,
     kinds.PROBE_DOWN: Folded._probe,

@@ -1,5 +1,4 @@
-"""What is known by silence: nodes that are not heard, the time in which this process did not run, who has which bundle, and
-entries whose end has come.
+"""What is known by silence: nodes that are not heard, the time in which this process did not run, and who has which bundle.
 
 Heartbeats are not facts; only the time without them is. A node is heard while a stream of it is open, and whenever it calls.
 """
@@ -12,7 +11,6 @@ from datetime import datetime
 from typing import Protocol
 
 from ca.lifecycle import Level
-from trustfed.cluster.entries import ends
 from trustfed.cluster.evidence.folded import OfNode, consumer_of
 from trustfed.cluster.evidence.kept import Kept
 from trustfed.cluster.evidence.records import Records
@@ -34,9 +32,6 @@ _ALIVE_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
 _APART_SECONDS = 0.5
 _GAP_MS = 1_000
-_OVER_MS = 2_000
-"""So long after its end an entry is said to be over: nobody gave it another one meanwhile."""
-_OVER_SECONDS = 10.0
 
 
 class Importers(Protocol):
@@ -65,7 +60,6 @@ class Gaps:
         self._news = asyncio.Event()
         self._began = self._floor = to_ms(clock.now())
         self._called: dict[str, int] = {}
-        self._look_over = 0.0
 
     def look(self) -> None:
         """A node connected, or acknowledged a bundle."""
@@ -109,7 +103,7 @@ class Gaps:
     async def round(self) -> None:
         """Record who became silent, who is heard again, and who has a newer bundle. Raises Unavailable."""
         await self._records.sure()
-        facts = [*self._of_nodes(), *self._acknowledgements(), *self._over()]
+        facts = [*self._of_nodes(), *self._acknowledgements()]
         for start in range(0, len(facts), MAX_FACTS):
             await self._records.append(facts[start : start + MAX_FACTS])
 
@@ -147,19 +141,6 @@ class Gaps:
         if held.streams > 0:
             return now
         return max(called, to_ms(held.heard) if isinstance(held.heard, datetime) else 0)
-
-    def _over(self) -> list[Fact]:
-        """Entries that are over, each end once; looked for every few seconds, for there are many."""
-        monotonic = self._clock.monotonic()
-        if monotonic < self._look_over:
-            return []
-        self._look_over = monotonic + _OVER_SECONDS
-        now, told = to_ms(self._clock.now()), self._records.folded.over
-        return [
-            Fact(now, kinds.ENTRY_EXPIRED, id_, {"entry": id_, "at": end})
-            for id_, end in ends(self._state().entries.values()).items()
-            if end + _OVER_MS <= now and told.get(id_) != end
-        ]
 
     def _acknowledgements(self) -> list[Fact]:
         now, state, facts = self._clock.now(), self._state(), []

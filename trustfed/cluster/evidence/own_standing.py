@@ -11,7 +11,6 @@ from ca import lifecycle
 from ca.lifecycle import AuthorityState, Consumer, Kind, Level, Status
 from trustfed.cluster.authority_commands import waiting_for_root
 from trustfed.cluster.config import ClusterConfig
-from trustfed.cluster.entries import ends
 from trustfed.cluster.freshness import Freshness
 from trustfed.cluster.presence import Presence
 from trustfed.cluster.state import ClusterState
@@ -51,9 +50,10 @@ class OwnStanding:
         """Whose each entry is, where somebody is named."""
         return {entry.id: entry.owner for entry in self.state().entries.values() if entry.owner}
 
-    def ends(self) -> dict[str, int]:
-        """When the entries end that do (Unix ms)."""
-        return ends(self.state().entries.values())
+    def end_of(self, entry: str) -> int:
+        """When an entry ends (Unix ms, whole seconds); 0: never, or there is none."""
+        held = self.state().entries.get(entry)
+        return to_ms(held.expires_at) // 1000 * 1000 if held is not None and held.expires_at is not None else 0
 
     def keys(self) -> tuple[Algorithm, ...]:
         """The keys that this cluster itself signs with."""

@@ -103,7 +103,7 @@ class Runner:
     async def standing(self) -> bytes:
         """How this trust domain stands now, as JSON within its bound. Raises Unavailable while the evidence is being read."""
         store, now = self.store, to_ms(self._clock.now())
-        found = await parts(store, now, self._own.ends())
+        found = await parts(store, now, self._own.end_of)
         own = self._own.parts()
         alarms = (
             *self._alarms.standing(),

@@ -28,8 +28,10 @@ async def events(request: Request) -> Response:
     wanted = [name for name in request.query_params.get("names", "").split(" ") if name]
     if not 1 <= len(wanted) <= MAX_NAMES or not all(_NAME.fullmatch(name) for name in wanted):
         raise Invalid("these are no names of news", hint=f"1 to {MAX_NAMES}, such as standing or domain:prod-us-west")
+    # A browser that opens a broken stream again says itself what it heard last.
+    mark = request.headers.get("last-event-id") or request.query_params.get("seen", "")
     headers = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
-    return _Stream(visit, visit.parts.news.follow(visit.session.digest, wanted), headers)
+    return _Stream(visit, visit.parts.news.follow(visit.session.digest, wanted, mark), headers)
 
 
 class _Stream(StreamingResponse):
@@ -52,6 +54,7 @@ async def _told(visit: Visit, follower: Follower) -> AsyncIterator[bytes]:
     yield b"retry: 3000\n: here is what changes\n\n"
     while not parts.news.closed and parts.sessions.is_alive(session):
         names = await follower.next(HEARTBEAT_SECONDS)
-        yield f"event: change\ndata: {' '.join(sorted(names))}\n\n".encode() if names else b": still here\n\n"
+        said = f"id: {parts.news.mark}\nevent: change\ndata: {' '.join(sorted(names))}\n\n"
+        yield said.encode() if names else b": still here\n\n"
     if not parts.news.closed:
         yield b"event: end\ndata: the session ended\n\n"

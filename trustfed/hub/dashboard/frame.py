@@ -63,6 +63,8 @@ class Visit:
     parts: DashboardParts
     session: Session
     now_ms: int
+    mark: str
+    """What the page knows of the news (trustfed.hub.dashboard.news): taken before anything is read for it."""
 
     @property
     def caller(self) -> Caller:

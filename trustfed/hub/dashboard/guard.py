@@ -105,7 +105,9 @@ class Guard:
 
     def _visit(self, request: Request) -> Visit | None:
         session = self._parts.sessions.of(request.cookies.get(COOKIE))
-        return Visit(self._parts, session, to_ms(self._parts.clock.now())) if session else None
+        if session is None:
+            return None
+        return Visit(self._parts, session, to_ms(self._parts.clock.now()), self._parts.news.mark)
 
     @asynccontextmanager
     async def _turn(self, session: str) -> AsyncIterator[None]:

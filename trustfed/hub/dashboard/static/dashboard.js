@@ -130,7 +130,8 @@
     waiting = setTimeout(() => { waiting = 0; renew(); }, Math.max(150, PAUSE - (performance.now() - last)));
   }
 
-  const source = new EventSource(`${address}?names=${encodeURIComponent([...names()].join(" "))}`);
+  // `seen` is what the page knew when it was made: what came since, and before this stream, is told at once.
+  const source = new EventSource(`${address}?names=${encodeURIComponent([...names()].join(" "))}&seen=${document.body.dataset.seen}`);
   source.addEventListener("change", (event) => {
     for (const name of event.data.split(" ")) changed.add(name);
     soon();
