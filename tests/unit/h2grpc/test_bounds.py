@@ -375,7 +375,7 @@ def test_any_bytes_end_in_a_closed_connection(tmp_path: Path, pieces: list[bytes
                 await asyncio.sleep(0)
             await asyncio.sleep(0)
             writer.close()
-            await until(lambda: not server.connections and descriptors() == base)
+            await until(lambda: not server.connections and descriptors() <= base)
             assert echo.peers in ([], ["accepted", "closed"])
 
     asyncio.run(run())

@@ -304,4 +304,4 @@ async def test_descriptors_return_to_the_base(tmp_path: Path) -> None:
             client.flush()
             await client.until(h2.events.DataReceived)
             await client.close()
-        await until(lambda: not server.connections and descriptors() == base)
+        await until(lambda: not server.connections and descriptors() <= base)
