@@ -40,9 +40,9 @@ def after_issue(issued_at: datetime, not_after: datetime, chance: Chance, ends: 
     """
     if ends is not None and not_after == ends.replace(microsecond=0):
         return Slot(NEVER, not_after)
-    half = (
-        min(not_after, max(ends or not_after, issued_at)) - issued_at
-    ) / 2  # what outlives its entry is served no longer
+    # What outlives its entry is served no longer than that.
+    end = not_after if ends is None else min(not_after, max(ends, issued_at))
+    half = (end - issued_at) / 2
     return Slot(issued_at + half * (1 - JITTER + 2 * JITTER * chance()), not_after)
 
 

@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.waiting import until
-from tests.unit.h2grpc.client import Echo, RawClient, descriptors, framed, headers, serving
+from tests.unit.h2grpc.client import Echo, RawClient, descriptors, framed, headers, serving, settled_descriptors
 from trustfed.errors import Denied
 from trustfed.h2grpc.limits import Ledger, Limits, Patience, Readable
 from trustfed.h2grpc.server import GrpcServer
@@ -366,7 +366,7 @@ def test_any_bytes_end_in_a_closed_connection(tmp_path: Path, pieces: list[bytes
         directory = tmp_path / "fuzz"
         directory.mkdir(exist_ok=True)
         async with serving(directory) as (server, echo, path):
-            base = descriptors()
+            base = settled_descriptors()
             _, writer = await asyncio.open_unix_connection(str(path))
             if preface:
                 writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize())
@@ -375,7 +375,10 @@ def test_any_bytes_end_in_a_closed_connection(tmp_path: Path, pieces: list[bytes
                 await asyncio.sleep(0)
             await asyncio.sleep(0)
             writer.close()
-            await until(lambda: not server.connections and descriptors() <= base)
+            await until(
+                lambda: not server.connections and descriptors() <= base,
+                lambda: f"{len(server.connections)} connections, {descriptors()} descriptors open, {base} before",
+            )
             assert echo.peers in ([], ["accepted", "closed"])
 
     asyncio.run(run())

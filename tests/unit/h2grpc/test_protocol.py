@@ -11,7 +11,7 @@ import h2.settings
 import pytest
 
 from tests.fakes.waiting import until
-from tests.unit.h2grpc.client import RawClient, descriptors, framed, headers, serving
+from tests.unit.h2grpc.client import RawClient, descriptors, framed, headers, serving, settled_descriptors
 from trustfed.h2grpc.limits import Limits
 
 
@@ -297,11 +297,14 @@ async def test_close_says_goaway_and_ends_streams_with_unavailable(tmp_path: Pat
 
 async def test_descriptors_return_to_the_base(tmp_path: Path) -> None:
     async with serving(tmp_path) as (server, _, path):
-        base = descriptors()
+        base = settled_descriptors()
         for _ in range(50):
             client = await RawClient.connect(path)
             client.call(headers("/test.Echo/Watch"), framed(b"x"))
             client.flush()
             await client.until(h2.events.DataReceived)
             await client.close()
-        await until(lambda: not server.connections and descriptors() <= base)
+        await until(
+            lambda: not server.connections and descriptors() <= base,
+            lambda: f"{len(server.connections)} connections, {descriptors()} descriptors open, {base} before",
+        )
