@@ -58,6 +58,7 @@ from trustfed.runtime.metrics import CONTENT_TYPE, Registry
 from trustfed.runtime.timestamps import from_ms
 from trustfed.runtime.unix_http import Handler, Request, Response
 from trustfed.runtime.version import SOFTWARE
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.ids import TrustDomain
 
 
@@ -141,7 +142,7 @@ class Admin:
                 "https_addresses": list(identity.https_addresses),
             },
             "own_svid": {
-                "serial": f"{identity.svid.serial:032x}",
+                "serial": serial_text(identity.svid.serial),
                 "not_after": _time(identity.svid.not_after),
                 "renew_at": _time(slot.due),
                 "tries": slot.tries,

@@ -16,6 +16,7 @@ from agent.store import Svid
 from trustfed.errors import Invalid, TrustfedError, Unavailable
 from trustfed.proto import node_pb2 as pb
 from trustfed.runtime.clock import Clock
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.x509svid import read_leaf
 
 NORMAL = "x509"
@@ -113,4 +114,4 @@ def _svid(entry: Entry, key: ec.EllipticCurvePrivateKey, result: pb.X509Result, 
         raise Invalid("the cluster sent an SVID of another key")
     if svid.not_after <= now:
         raise Invalid("the cluster sent an SVID that has expired", hint="check both clocks")
-    return Svid(chain, private_bytes(key), f"{svid.serial:032x}", result.authority_id[:64], now, svid.not_after)
+    return Svid(chain, private_bytes(key), serial_text(svid.serial), result.authority_id[:64], now, svid.not_after)

@@ -24,7 +24,7 @@ from trustfed.proto import node_pb2 as pb
 from trustfed.runtime import errors, logs
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.waiting import news_or_time
-from trustfed.spiffe.certificate import read
+from trustfed.spiffe.certificate import read, serial_text
 from trustfed.spiffe.verify import verify_x509_svid
 
 log = logs.get("agent.own_svid")
@@ -142,7 +142,7 @@ class OwnSvid:
     async def _over_present(self, identity: NodeIdentity) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         request = pb.RenewNodeRequest(
-            command_id=uuid4().hex, public_key=public_bytes(key), predecessor_serial=f"{identity.svid.serial:x}"
+            command_id=uuid4().hex, public_key=public_bytes(key), predecessor_serial=serial_text(identity.svid.serial)
         )
         answer = await self._link.call("RenewNode", request, pb.RenewNodeResponse)
         now, chain = self._clock.now(), tuple(answer.chain)

@@ -24,6 +24,7 @@ from ca.publickeys import algorithm_of, load_public_key, spki_key_id
 from ca.record import FactValue, Randomness, Recorder
 from ca.template import validity
 from trustfed.errors import Conflict, Denied, Invalid, TrustfedError, Unavailable
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.ids import SpiffeId
 
 __all__ = ["Chain", "Draft", "Issued", "Issuer", "LeafRequest", "issue_x509", "prepare"]
@@ -88,7 +89,7 @@ class Draft:
 
     @property
     def key(self) -> str:
-        return f"{self.serial:032x}"
+        return serial_text(self.serial)
 
     def facts(self) -> Mapping[str, FactValue]:
         """What the ledger keeps: times in Unix seconds, the hash of the signed bytes, no key and no certificate."""

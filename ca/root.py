@@ -26,6 +26,7 @@ from ca.profiles import CROSS, INTERMEDIATE, NOT_BEFORE_BACKDATE, ROOT
 from ca.publickeys import key_id
 from ca.record import FactValue, Randomness, Recorder
 from trustfed.errors import Invalid
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.ids import TrustDomain, shown
 
 _FEDERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}", re.ASCII)
@@ -90,7 +91,7 @@ class CaDraft:
 
     @property
     def key(self) -> str:
-        return f"{self.serial:x}"
+        return serial_text(self.serial)
 
     def facts(self) -> Mapping[str, FactValue]:
         return {

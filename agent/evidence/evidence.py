@@ -24,6 +24,7 @@ from agent.trusted_time import TrustedTime
 from trustfed.runtime import errors, logs
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.waiting import news_or_time
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.ids import SpiffeId
 
 log = logs.get("agent.evidence")
@@ -165,7 +166,7 @@ class Evidence:
         self._inventory_at = now
         store = self._store
         held = [one.serial for of in (store.svids, store.reserves) for one in of.values()]
-        held.append(f"{self._node()[1]:032x}")
+        held.append(serial_text(self._node()[1]))
         parts = range(0, len(held), _PER_FACT)
         for part, start in enumerate(parts, 1):
             self.notes.note("held", serials=held[start : start + _PER_FACT], part=part, parts=len(parts))

@@ -24,6 +24,7 @@ from trustfed.errors import Invalid, TrustfedError, Unavailable
 from trustfed.runtime import errors, logs
 from trustfed.runtime.metrics import Registry
 from trustfed.runtime.sockets import parse_address
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.ids import TrustDomain
 from trustfed.spiffe.verify import verify_x509_svid
 
@@ -123,7 +124,7 @@ class Probes:
         chain = await chain_of(probe.host, probe.port, look_context(config.alpn), LOOK_SECONDS)  # 2
         svid = verify_x509_svid(chain, store.home().bundle, self._clock.now(), expected=config.spiffe_id)  # 3
         self._remember(probe)  # it may have come meanwhile
-        serial = f"{svid.serial:032x}"
+        serial = serial_text(svid.serial)
         held = probe.known.get(serial)  # 4
         outcome = "confirmed" if held is not None else "seen"
         if (outcome, serial) != probe.noted:

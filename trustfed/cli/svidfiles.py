@@ -21,6 +21,7 @@ from trustfed.proto import workload_pb2 as pb
 from trustfed.runtime.files import private_directory, read_bounded, write_atomic
 from trustfed.spiffe import jwtsvid
 from trustfed.spiffe.bundle import MAX_BUNDLE, Bundle, BundleMap
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.ids import SpiffeId, TrustDomain
 from trustfed.spiffe.verify import verify_x509_svid
 from trustfed.spiffe.x509svid import pem
@@ -89,7 +90,7 @@ def verify_x509(text: str, source: str, bundle: Bundle, spiffe_id: str, now: dat
     """What an X509-SVID (PEM, leaf first) proves."""
     expected = SpiffeId.parse(spiffe_id) if spiffe_id else None
     svid = verify_x509_svid(certificates(text.encode(), source), bundle, now, expected=expected)
-    return {"spiffe_id": str(svid.id), "not_after": _time(svid.not_after), "serial": f"{svid.serial:x}"}
+    return {"spiffe_id": str(svid.id), "not_after": _time(svid.not_after), "serial": serial_text(svid.serial)}
 
 
 def verify_jwt(token: str, bundle: Bundle, audience: str, spiffe_id: str, now: datetime) -> Json:
@@ -106,7 +107,7 @@ def _row(svid: pb.X509SVID, federated: list[str]) -> Json:
     return {
         "spiffe_id": svid.spiffe_id,
         "not_after": _time(leaf.not_valid_after_utc),
-        "serial": f"{leaf.serial_number:x}",
+        "serial": serial_text(leaf.serial_number),
         # "prod-us-west authority 0b1c2d3e4f506172": the id is what `trustfed authority list` shows.
         "authority": str(issuer[0].value).rpartition(" ")[2] if issuer else "",
         "federated": [TrustDomain.parse(name).name for name in federated],

@@ -36,6 +36,7 @@ from trustfed.journal.fold import Fold
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.nonces import Nonces
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.ids import TrustDomain
 from trustfed.spiffe.x509svid import X509Svid, parse_leaf
 
@@ -124,7 +125,9 @@ class NodeAdmission:
         self._nonces.spend(request["nonce"], now)  # 5
         public_key = enrolment.binary(request, "public_key")
         _p256(public_key)
-        issued = await self._issuance.node_svid(name, public_key, f"{svid.serial:x}", f"renew-{request['nonce']}"[:128])
+        issued = await self._issuance.node_svid(
+            name, public_key, serial_text(svid.serial), f"renew-{request['nonce']}"[:128]
+        )
         nodes.standing(self._fold.state, name, svid.not_before)  # it may have been banned meanwhile
         self._presence.alive(name, issued.not_after)
         log.info("node renewed by its old SVID", node=name, old_end=svid.not_after.isoformat())

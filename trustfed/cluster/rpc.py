@@ -29,6 +29,7 @@ from trustfed.runtime.grpc_server import answering
 from trustfed.runtime.timestamps import to_ms
 from trustfed.runtime.version import PROTOCOL, SOFTWARE
 from trustfed.spiffe.bundle import Bundle
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.x509svid import X509Svid
 
 log = logs.get("cluster.rpc")
@@ -108,7 +109,7 @@ class NodeRpc:
         issued = await self._one_of_few(
             svid,
             node,
-            self._issuance.node_svid(node.name, request.public_key, f"{svid.serial:x}", request.command_id[:128]),
+            self._issuance.node_svid(node.name, request.public_key, serial_text(svid.serial), request.command_id[:128]),
         )
         self._presence.alive(node.name, issued.not_after)
         return pb.RenewNodeResponse(chain=issued.chain, not_after_ms=to_ms(issued.not_after))

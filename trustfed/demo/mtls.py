@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from trustfed.errors import TrustfedError, Unavailable
 from trustfed.runtime.tls import KeyPair, ReloadingContext, client_context, peer_chain
 from trustfed.spiffe.bundle import Bundle, BundleMap
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.ids import SpiffeId, TrustDomain
 from trustfed.spiffe.verify import verify_x509_svid
 
@@ -77,7 +78,7 @@ def read_identity(context: Any, now: float, wanted: str = "") -> Identity:
         SpiffeId.parse(str(svid.spiffe_id)),
         keypair,
         BundleMap(bundles),
-        f"{svid.leaf.serial_number:x}",
+        serial_text(svid.leaf.serial_number),
         authority_of(chain[0]),
         now,
         client_context(keypair, anchors),

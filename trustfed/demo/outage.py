@@ -14,6 +14,7 @@ from trustfed.demo.processes import Process
 from trustfed.demo.screen import Screen, Step, milliseconds
 from trustfed.demo.trials import tally
 from trustfed.errors import Unavailable
+from trustfed.spiffe.certificate import serial_text
 
 CALLS = 15
 """Calls of each workload that must succeed in each part of the outage."""
@@ -124,4 +125,4 @@ def _first(cluster: Cluster) -> str | None:
     except Exception:  # the library's errors have no common base that it promises
         return None
     mine = (svid for svid in svids if str(svid.spiffe_id) == cluster.workload_id)
-    return next((f"{svid.leaf.serial_number:x}" for svid in mine), None)
+    return next((serial_text(svid.leaf.serial_number) for svid in mine), None)

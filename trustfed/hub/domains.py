@@ -22,6 +22,7 @@ from trustfed.hub.events import (
 from trustfed.hub.records import Domain, Intermediate
 from trustfed.hub.state import HubState
 from trustfed.runtime.timestamps import to_ms
+from trustfed.spiffe.certificate import serial_said
 from trustfed.spiffe.ids import TrustDomain, shown
 
 MAX_DOMAINS = 10_000
@@ -212,12 +213,12 @@ def remove(state: HubState, name: str, reason: str, now: datetime) -> list[HubEv
 
 def revoke(state: HubState, serial: str, reason: str, now: datetime) -> list[HubEvent]:
     """Put one intermediate onto the CRL; twice is no error."""
-    signed = state.intermediates.get(serial)
+    signed = state.intermediates.get(serial) or state.intermediates.get(serial_said(serial))
     if signed is None:
         raise NotFound(f"no intermediate has the serial {shown(serial)}", hint="trustfed domain show lists them")
     if signed.revoked_ms:
         return []
-    return [IntermediateRevoked(serial, reason, to_ms(now))]
+    return [IntermediateRevoked(signed.serial, reason, to_ms(now))]
 
 
 def check_reason(reason: str) -> str:

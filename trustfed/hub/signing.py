@@ -23,6 +23,7 @@ from trustfed.hub.events import CrlIssued, IntermediateSigned, RootCreated, Root
 from trustfed.hub.records import Root as RootRecord
 from trustfed.hub.state import HubState
 from trustfed.runtime.timestamps import to_ms
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.ids import TrustDomain
 
 CRL_LIFE = timedelta(days=7)
@@ -95,7 +96,7 @@ class RootSigner:
             domain=domain.name,
             authority=authority,
             csr_hash=csr_hash(csr),
-            serial=f"{certificate.serial_number:x}",
+            serial=serial_text(certificate.serial_number),
             root=root.key_name,
             at_ms=to_ms(now),
             not_after_ms=to_ms(certificate.not_valid_after_utc),

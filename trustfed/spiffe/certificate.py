@@ -5,6 +5,7 @@ What leaf and signing certificates have in common (RFC 5280 §4); their own rule
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from trustfed.spiffe.keys import PublicKey
 
 MAX_CERTIFICATE = 16 * 1024  # bytes of DER
 MAX_SERIAL = 2**160
+_SERIAL = re.compile(r"[0-9a-f]{8,40}", re.ASCII)
 MAX_NAMES = 100  # entries of one subject alternative name extension
 EMPTY_NAME = b"\x30\x00"  # DER of a subject or an issuer without any attribute
 
@@ -61,6 +63,20 @@ _PARSER_ERRORS = (
 
 E = TypeVar("E", bound=x509.ExtensionType)
 T = TypeVar("T")
+
+
+def serial_text(serial: int) -> str:
+    """A serial number as ledgers, answers and pages have it: 32 lower-case hex digits, more if it needs more."""
+    return f"{serial:032x}"
+
+
+def serial_said(text: str, digits: int = 32) -> str:
+    """The same of a serial as people and other programs write it, with `digits` at least; "" if it is none.
+
+    OpenSSL and browsers begin at the first byte that is not zero, put colons or spaces between, and write capitals.
+    """
+    plain = re.sub(r"[:\s]", "", text).lower().removeprefix("0x")
+    return plain.zfill(digits) if _SERIAL.fullmatch(plain) else ""
 
 
 @dataclass(frozen=True)

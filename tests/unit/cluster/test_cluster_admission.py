@@ -143,6 +143,19 @@ async def test_renewal_within_the_window_also_after_expiry(parts: ClusterParts) 
     await parts.admission.renew(new.renewal(nonce(parts), NodeKey()))
 
 
+async def test_a_renewal_names_its_predecessor_as_the_ledger_has_it(
+    parts: ClusterParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A serial may begin with zeros, which are no part of the number."""
+    serials = iter((bytes(15) + b"\x01", bytes(2) + b"\x02" * 14))
+    monkeypatch.setattr(parts.issuance, "_randomness", lambda count: next(serials)[:count])
+    _, key = await parts.node()
+    await parts.admission.renew(key.renewal(nonce(parts), NodeKey()))
+    (second,) = await parts.ledger.find("x509.issued", "0000" + "02" * 14)
+    assert second.body["predecessor"] == "0" * 31 + "1"
+    assert len(await parts.ledger.find("x509.issued", str(second.body["predecessor"]))) == 1
+
+
 async def test_a_nonce_is_spent_once_and_only_by_a_nodes_key(parts: ClusterParts) -> None:
     _, key = await parts.node()
     fresh = nonce(parts)

@@ -14,7 +14,7 @@ from trustfed.errors import Conflict, Denied, Invalid, NotFound, TrustfedError, 
 from trustfed.federation import envelope
 from trustfed.hub import domains, grants
 from trustfed.hub.approvals import DomainRemoval, root_activation, root_preparation
-from trustfed.hub.events import EnvelopeAccepted, codec
+from trustfed.hub.events import EnvelopeAccepted, IntermediateRevoked, codec
 from trustfed.hub.signing import crls_due
 from trustfed.hub.state import HubState
 from trustfed.hub.turns import MESSAGES, Turns
@@ -152,6 +152,16 @@ async def test_a_cluster_that_publishes_too_fast_waits(hub: HubParts) -> None:
     assert not waiting.done()
     await hub.clock.advance(0.5)
     assert waiting.done()
+
+
+async def test_an_intermediate_is_revoked_by_its_serial_as_openssl_writes_it(hub: HubParts) -> None:
+    await hub.enrolled("west")
+    (serial,) = hub.state.intermediates
+    written = ":".join(serial[at : at + 2] for at in range(0, len(serial), 2)).upper()
+    (revoked,) = domains.revoke(hub.state, written, "keyCompromise", hub.clock.now())
+    assert isinstance(revoked, IntermediateRevoked) and revoked.serial == serial
+    with pytest.raises(NotFound, match="no intermediate has the serial"):
+        domains.revoke(hub.state, "ab" + written, "keyCompromise", hub.clock.now())
 
 
 async def test_removal_ends_grants_and_revokes_intermediates(hub: HubParts) -> None:

@@ -138,6 +138,18 @@ async def test_a_wrong_parameter_is_said(house: DashboardHouse) -> None:
         assert answer.status_code == status and says in answer.text, (path, answer.text)
 
 
+async def test_a_serial_is_found_as_openssl_writes_it(house: DashboardHouse) -> None:
+    said = house.fleet.standing(LATE)
+    assert said is not None
+    serial = "00bd30466bf509a3f359bd04f4848234"
+    house.fleet.tell_standing(LATE, replace(said, endings=(replace(said.endings[0], serial=serial),)))
+    for text_ in (serial, serial.upper(), serial[2:].upper(), "bd:30:46:6b:f5:09:a3:f3:59:bd:04:f4:84:82:34"):
+        answer = await house.get("/search?" + urlencode({"q": text_}))
+        assert answer.status_code == 303 and f"serial={serial}" in answer.headers["location"], text_
+    listed = await text(house, "/search?q=00:BD:30:46")  # how it begins
+    assert serial in listed
+
+
 async def test_a_page_beyond_the_last_is_the_last(house: DashboardHouse) -> None:
     assert await text(house, "/?page=9999") == await text(house, "/?page=9999")
     assert "edge-br.example" in await text(house, "/?page=9999")
@@ -159,7 +171,7 @@ async def test_an_identity_is_asked_of_its_cluster_and_its_age_is_shown(house: D
     assert answers.asked == [(LATE, "identity", {"spiffe_id": f"spiffe://{LATE}/ns/billing/sa/invoice"})]
     assert "loaded 2 min after the on-time limit" in page and "9,900" in page and "receipt counts" in page
     await text(asking, f"/identity?serial=00ff00ff00&domain={LATE}")
-    assert answers.asked[-1] == (LATE, "identity", {"serial": "00ff00ff00"})
+    assert answers.asked[-1] == (LATE, "identity", {"serial": "00ff00ff00".zfill(32)})
     await asking.close()
 
 

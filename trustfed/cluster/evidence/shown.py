@@ -13,6 +13,7 @@ from trustfed.journal.events import Fact
 from trustfed.runtime import logs
 from trustfed.runtime.clock import Clock
 from trustfed.runtime.timestamps import to_ms
+from trustfed.spiffe.certificate import serial_text
 from trustfed.spiffe.x509svid import X509Svid
 
 log = logs.get("cluster.evidence")
@@ -34,7 +35,7 @@ class Shown:
 
     def saw(self, node: str, svid: X509Svid) -> None:
         """This node proved that it has this SVID's key, now. Cheap where it showed the same one before."""
-        serial, began = f"{svid.serial:032x}", svid.not_before.timestamp()
+        serial, began = serial_text(svid.serial), svid.not_before.timestamp()
         held = self._newest.get(node)
         if held is not None and (held[0] == serial or held[1] > began):
             return

@@ -22,11 +22,11 @@ from trustfed.errors import Invalid
 from trustfed.hub.dashboard.frame import PREFIX, render, visit_of
 from trustfed.hub.evidence.fleet import Fleet
 from trustfed.hub.evidence.views import Hit
+from trustfed.spiffe.certificate import serial_said
 from trustfed.spiffe.ids import SpiffeId
 
 MAX_TEXT = 2_048
 MAX_HITS = 50
-_SERIAL = re.compile(r"[0-9a-f]{8,40}", re.ASCII)
 _NAME = re.compile(r"[a-z0-9._-]{1,255}", re.ASCII)
 
 
@@ -44,8 +44,8 @@ async def search(request: Request) -> Response:
             return RedirectResponse(there, 303)
     elif _NAME.fullmatch(text) and text in known:  # 2
         return RedirectResponse(_domain(text), 303)
-    serial = _serial(text)
-    hits = _found(fleet, serial or text) if text else []
+    serial = serial_said(text)
+    hits = (_found(fleet, serial) or _found(fleet, serial_said(text, 0))) if serial else _found(fleet, text)
     if serial:  # 3
         exact = {(hit.trust_domain, hit.where) for hit in hits if hit.kind == "serial" and hit.text == serial}
         if len(exact) == 1:
@@ -66,12 +66,6 @@ def _spiffe_id(text: str) -> SpiffeId | None:
         return SpiffeId.parse(text)
     except Invalid:
         return None
-
-
-def _serial(text: str) -> str:
-    """The serial as it is written here, or ""."""
-    plain = re.sub(r"[:\s]", "", text).lower().removeprefix("0x")
-    return plain if _SERIAL.fullmatch(plain) else ""
 
 
 def _address(hit: Hit) -> str:

@@ -44,6 +44,7 @@ from trustfed.journal.merkle.witness_files import WitnessFiles
 from trustfed.journal.ports import MAX_READ, Journal
 from trustfed.runtime.timestamps import to_ms
 from trustfed.runtime.version import SOFTWARE
+from trustfed.spiffe.certificate import serial_text
 
 MAX_BYTES, MAX_EACH, LEAST_EACH = 24 << 20, 900 << 10, 16 << 10
 MAX_FAILURES = 10_000
@@ -167,7 +168,7 @@ class FleetReporting:
     def _root(self, name: str, key_name: str, der: bytes, status: str) -> Asset:
         certificate = x509.load_der_x509_certificate(der)
         begin, end = to_ms(certificate.not_valid_before_utc), to_ms(certificate.not_valid_after_utc)
-        serial, issuer = f"{certificate.serial_number:x}", certificate.issuer.rfc4514_string()
+        serial, issuer = serial_text(certificate.serial_number), certificate.issuer.rfc4514_string()
         return Asset(
             name, "root", key_name, serial, "", issuer, "ec-p256", 128, False, begin, end, self._custodian, "the hub", status
         )  # fmt: skip

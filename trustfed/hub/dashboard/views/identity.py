@@ -7,7 +7,6 @@ is no error of the page: what the hub itself knows of the identity is shown, wit
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +23,12 @@ from trustfed.hub.dashboard.views.asking import ask, each
 from trustfed.hub.dashboard.views.pages import domain_named, fleet_of, ground, show, text
 from trustfed.hub.evidence.fleet import Fleet
 from trustfed.hub.evidence.questions import Answered
+from trustfed.spiffe.certificate import serial_said
 from trustfed.spiffe.ids import SpiffeId, shown
 
 KIND = "identity"
 MOST, FACTS = 24, 60
 """Obligations of one slot that are drawn, and facts that are listed: the newest."""
-_SERIAL = re.compile(r"[0-9a-f]{8,40}")
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,11 @@ class Lineage:
 async def identity(request: Request) -> Response:
     """4: lineage, tries, serials and proofs of one identity."""
     visit, fleet = visit_of(request), fleet_of(request)
-    spiffe_id, serial = text(request, "id"), text(request, "serial", 64).lower()
+    spiffe_id, asked = text(request, "id"), text(request, "serial", 64)
+    serial = serial_said(asked)
     name = domain_named(request, text(request, "domain", 255) or _domain_of(spiffe_id))
-    if serial and not _SERIAL.fullmatch(serial):
-        raise Invalid(f"serial {shown(serial)} is not 8 to 40 hex digits", hint="as the ledger writes them")
+    if asked and not serial:
+        raise Invalid(f"serial {shown(asked)} is not 8 to 40 hex digits", hint="as openssl or the ledger writes them")
     base = {"spiffe_id": spiffe_id, "serial": serial, "domain": name, "max_life": MOST}
     if not (spiffe_id or serial) or not name:
         found = ground(fleet.domains())
