@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 
 from bench.figures import Run
-from bench.procs import BenchError, Process, anonymous, free_port, resident
+from bench.procs import BenchError, Process, anonymous, resident
 from tests.fakes.feed_house import House, house
 from tests.fakes.istiod import Istiod
 from tests.fakes.routes import FakeRoutes, destination_rule, service_entry
+from trustfed.demo.ports import free_port
 
 SIZES = (500, 2_000)
 ENDPOINTS = 3  # more than one, as for a service behind several gateways

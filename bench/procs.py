@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -85,14 +84,6 @@ def wait_until(ready: Callable[[], bool], what: str, process: Process, limit: fl
             why = f"after {limit:.0f} s" if late else "before it ended"
             raise BenchError(f"{process.name}: {what} did not come {why}; its log ends: {process.tail()}")
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A loopback TCP port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def resident(pid: int) -> float:

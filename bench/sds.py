@@ -26,6 +26,7 @@ from bench.product import HOME, OWN_PATH, OWN_SELECTOR
 from bench.trustfed import Trustfed
 from tests.unit.agent_sds import envoy as e
 from tests.unit.agent_sds.client import Proxy, domains, secrets
+from trustfed.demo.ports import free_ports
 
 GROUP = "sds"
 OWN = f"spiffe://{HOME}{OWN_PATH}"
@@ -59,7 +60,7 @@ async def _take(run: Run, product: Trustfed, folder: Path) -> None:
         client = await _client(proxy, folder)
     finally:
         proxy.close()
-    by_sds, by_files, many, admin = e.free_ports(4)
+    by_sds, by_files, many, admin = free_ports(4)
     listeners = [
         e.listener(by_sds, "sds", e.from_sds([OWN])),
         e.listener(by_files, "files", _files(folder)),

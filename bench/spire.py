@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.load import Door, LoadClient, Sample
-from bench.procs import Process, free_port, run, wait_until
+from bench.procs import Process, run, wait_until
 from bench.product import ENTRIES, FIRST_UID, HOME, OWN_PATH, OWN_SELECTOR, PEER
+from trustfed.demo.ports import free_port
 
 NODE = f"spiffe://{HOME}/node"  # every entry's parent; each join token maps its agent to it
 CACHE_RELOAD_SECONDS = 6  # the server reloads its entry cache every 5 s

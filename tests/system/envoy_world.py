@@ -8,17 +8,22 @@ The Envoys are told what to do by what each domain's feed writes for its istiod,
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.system.stack import Feed, Process, Stack, free_port, until
+from tests.system.stack import Feed, Process, Stack, until
 from trustfed.demo.envoy.app import App
+from trustfed.demo.envoy.gateway import sni
 from trustfed.demo.envoy.proxy import Proxy, binary
 from trustfed.demo.envoy.stage import GRPC, HTTP, PORTS, TCP, Side, Stage
+from trustfed.demo.ports import free_port
+from trustfed.errors import TrustfedError
 from trustfed.federation.mesh import ServicePort
 
 WEST, EAST = "prod-us-west", "prod-eu-west"
@@ -30,6 +35,7 @@ DRAIN_SECONDS = 3
 LONGEST_SECONDS = 10
 """How long a TCP connection to another domain may last here: mesh.max_connection_duration."""
 GATEWAYS = ("gateway-a", "gateway-b")
+_TELLING = re.compile(r"::(health_flags|cx_total|cx_connect_fail|rq_error)::(?!0$)")
 
 
 class EnvoyWorld:
@@ -50,9 +56,23 @@ class EnvoyWorld:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None and hasattr(self, "envoys"):
+            error.add_note(self._state())
         for process in self.stack.processes if hasattr(self, "stack") else ():
             process.kill()  # one after the other they would take their time to leave
         self._doors.__exit__(kind, error, traceback)
+
+    def _state(self) -> str:
+        """What the four Envoys say of themselves: who is reached, who was taken out, what was refused."""
+        found = []
+        for proxy in self.stage.proxies:
+            with contextlib.suppress(TrustfedError, OSError):
+                found.append(f"--- {proxy.name}: {proxy.listeners()}")
+                found += [line for line in proxy.ask("/clusters").splitlines() if _TELLING.search(line)]
+                counted = proxy.stats(r"(ssl\.(fail|connection_error)|rbac|cx_total|cx_connect_fail|rejected|eject)")
+                found.append(" ".join(f"{name}={value}" for name, value in counted.items() if value))
+        found += [f"--- {one.directory}: {one.error}" for one in self.followers if one.error]
+        return "\n".join(found)
 
     def _start(self) -> None:
         mesh = {
@@ -86,7 +106,8 @@ class EnvoyWorld:
             DRAIN_SECONDS,
             PRIVATE,
         )
-        for follower in self.stage.follow():
+        self.followers = self.stage.follow()
+        for follower in self.followers:
             self._doors.callback(follower.close)
         self.envoys: dict[str, Process] = {
             proxy.name: self.stack.process(proxy.name, proxy.argv(program), proxy.ready) for proxy in self.stage.proxies
@@ -146,8 +167,12 @@ class EnvoyWorld:
             grants = dict(zip((WEST, EAST), made, strict=True))
         names = [f"outbound|{port.number}||{HOST}" for port in PORTS]
         until(lambda: self.stage.client.listeners() == sorted(names), "the routes at the client's sidecar")
-        until(lambda: all(proxy.listeners() for proxy in self.stage.passing), "the export at the gateways")
-        until(lambda: self.count("envoy-server", r"rbac\.(allowed|denied)"), "the rules at the server's sidecar")
+        ways = {sni(HOST, port.number) for port in PORTS}
+        until(
+            lambda: all(way in _listens(proxy) for proxy in self.stage.passing for way in ways),
+            "the export at the gateways",
+        )
+        until(lambda: _listens(self.stage.server).count(CHECKOUT) >= len(PORTS), "the rules at the server's sidecar")
         return grants
 
     def outside(self, port: ServicePort) -> str:
@@ -167,12 +192,20 @@ class EnvoyWorld:
         return sum(self.count(name, pattern).values())
 
 
+def _listens(proxy: Proxy) -> str:
+    """What it does with connections that come now; a listener that is not ready yet is not in it."""
+    listeners = json.loads(proxy.ask("/config_dump?resource=dynamic_listeners")).get("configs", ())
+    return json.dumps([one.get("active_state") for one in listeners])
+
+
 def eventually(look: Callable[[], object], what: str) -> None:
-    """Wait until a call, which may fail meanwhile, gives something true."""
+    """Wait until a call, which may fail meanwhile, gives something true: for longer than Envoy leaves out an endpoint that
+    failed five times (30 s, and up to 5 s until it looks).
+    """
 
     def tried() -> object:
         with contextlib.suppress(OSError, AssertionError):
             return look()
         return None
 
-    until(tried, what)
+    until(tried, what, seconds=75)

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
-from tests.system.stack import free_port, until
+from tests.system.stack import until
+from trustfed.demo.ports import free_port
 
 BINARY = os.environ.get("TRUSTFED_ISTIOD", "")
 

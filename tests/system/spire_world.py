@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.system.stack import Process, Stack, free_port
+from tests.system.stack import Process, Stack
+from trustfed.demo.ports import free_port
 from trustfed.runtime.tls import KeyPair
 from trustfed.spiffe.bundle import Bundle
 from trustfed.spiffe.ids import TrustDomain

@@ -16,10 +16,8 @@ import contextlib
 import itertools
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,11 +28,11 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 from tests.system.admin import Admin
+from trustfed.demo.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 HUB_DOMAIN = "trustfed-hub.example"
 READY_SECONDS = 30.0
-PORTS = range(10_000, 20_000)
 _STOP_SECONDS = 15
 _NOTE_LINES = 25
 
@@ -258,7 +256,8 @@ class Stack:
         for process in reversed(self.processes):
             process.stop()
         if error is not None:
-            error.add_note(self.logs())
+            # Whoever prints the end of it alone sees what failed.
+            error.add_note(f"{self.logs()}\n--- {type(error).__name__}: {error}")
         shutil.rmtree(self.sockets, ignore_errors=True)
 
     def cluster(
@@ -332,17 +331,6 @@ class Stack:
         self.run("trustfed.hub", "init", "--config", str(config))
         argv = [sys.executable, "-m", "trustfed.hub", "serve", "--config", str(config)]
         self.hub = self.process("hub", argv, self.hub_admin.ready).start()
-
-
-def free_port() -> int:
-    """A port of loopback that nothing listens on now, and that the system gives to no outgoing connection: a process
-    that is killed finds it free again.
-    """
-    for _ in range(1_000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", random.SystemRandom().choice(PORTS)))
-            return int(probe.getsockname()[1])
-    raise AssertionError(f"no free port from {PORTS[0]} to {PORTS[-1]}")
 
 
 def until(look: Callable[[], Any], what: str, seconds: float = READY_SECONDS) -> Any:

@@ -27,10 +27,11 @@ from tests.system.spire_world import (
     Spire,
     write_pair,
 )
-from tests.system.stack import Agent, Cluster, Stack, free_port, until
+from tests.system.stack import Agent, Cluster, Stack, until
 from trustfed.cli.main import main
 from trustfed.cli.svidfiles import read_bundle
 from trustfed.cluster.foreign.rules import fingerprint
+from trustfed.demo.ports import free_port
 from trustfed.runtime.guarded_fetch import fetch
 from trustfed.runtime.reach import Reach
 from trustfed.spiffe.bundle import Bundle

@@ -25,9 +25,10 @@ from ca.external import make_external
 from tests.fakes.foreign_peer import WebCa
 from tests.fakes.istio_mesh import ISSUER, Issuer, request_for
 from tests.system.plugged_istiod import BINARY, PluggedIstiod
-from tests.system.stack import Agent, Cluster, Stack, free_port, until
+from tests.system.stack import Agent, Cluster, Stack, until
 from trustfed.cli.cacertsfolder import NAMES, Folder, Plugin, blocks
 from trustfed.cli.main import main
+from trustfed.demo.ports import free_port
 from trustfed.proto import istio_ca_pb2 as pb
 from trustfed.spiffe.bundle import Bundle
 from trustfed.spiffe.ids import TrustDomain

@@ -23,7 +23,8 @@ import grpc.aio
 import pytest
 
 from tests.system.feed_world import ADDRESS, CHECKOUT, EAST, HOSTS, WEST, answers, routes, wants
-from tests.system.stack import Feed, Process, Stack, free_port, until
+from tests.system.stack import Feed, Process, Stack, until
+from trustfed.demo.ports import free_port
 from trustfed.proto import envoy_pb2 as pb
 
 ISTIOD = os.environ.get("TRUSTFED_ISTIOD", "")

@@ -19,9 +19,10 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.system.stack import free_port, until
+from tests.system.stack import until
 from tests.unit.cluster_mesh.routes_house import EAST, HOST, NORTH, OWN, House, export, gateway
 from trustfed.cluster.mesh.config import MeshConfig
+from trustfed.demo.ports import free_port
 from trustfed.federation.mesh import Import, ServicePort
 from trustfed.proto import envoy_pb2 as pb
 

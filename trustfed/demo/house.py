@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,16 +11,16 @@ from pathlib import Path
 
 from trustfed.demo.carried import Carried
 from trustfed.demo.envoy.stage import Stage
+from trustfed.demo.ports import free_ports
 from trustfed.demo.processes import Process
 from trustfed.demo.s3 import S3
-from trustfed.errors import Conflict, Invalid, Unavailable
+from trustfed.errors import Conflict, Invalid
 from trustfed.runtime.sockets import MAX_PATH
 
 HUB_DOMAIN = "trustfed-hub.example"
 NODE = "node-1"
 CLI = [sys.executable, "-P", "-m", "trustfed.cli"]
 # Below the ports that the system gives to outgoing connections: a process that is started again finds its own free.
-PORTS = range(20_000, 32_000)
 
 
 @dataclass
@@ -157,7 +155,7 @@ def plan(directory: Path | None, svid_ttl: timedelta) -> House:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise Conflict(f"{directory} is not empty", hint="choose a new folder, or leave --directory out")
-    ports = _free_ports(21)
+    ports = free_ports(21)
     places = [f"127.0.0.1:{port}" for port in ports]
     hub = Hub(directory / "hub", places[0], places[1])
     west = Cluster(
@@ -282,20 +280,3 @@ def fleet_process(house: House, count: int) -> Process:
     folder = house.directory / "fleet"
     argv = [sys.executable, "-P", "-m", "trustfed.demo.fleet", "--hub", str(house.hub.admin)]
     return house.add("fleet", [*argv, "--folder", str(folder), "--count", str(count)], folder)
-
-
-def _free_ports(count: int) -> list[int]:
-    found: list[int] = []
-    chooser = random.SystemRandom()
-    for _ in range(1_000):
-        port = chooser.choice(PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise Unavailable(f"no {count} free ports between {PORTS[0]} and {PORTS[-1]} on this machine")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trustfed.demo.ports import free_ports
 from trustfed.demo.processes import Process
 from trustfed.demo.programs import installed
 from trustfed.errors import Unavailable
@@ -19,8 +19,7 @@ from trustfed.runtime.files import write_atomic
 BUCKET, PREFIX, REGION = "trustfed", "demo", "us-east-1"
 READER = "demo-reader"
 START_SECONDS = 60.0
-# Each port of SeaweedFS has a gRPC port 10,000 above it; both lie below those that the system gives to outgoing connections.
-PORTS = range(11_000, 19_000)
+GRPC_ABOVE = 10_000  # where each door of SeaweedFS has its gRPC door
 DOORS = ("master", "volume", "filer", "s3", "admin")
 
 
@@ -110,7 +109,7 @@ def binary() -> str | None:
 def prepare(folder: Path) -> S3:
     """Choose ports, make keys."""
     folder.mkdir(mode=0o700)
-    made = S3(folder, dict(zip(DOORS, _free_ports(len(DOORS)), strict=True)))
+    made = S3(folder, dict(zip(DOORS, free_ports(len(DOORS), GRPC_ABOVE), strict=True)))
     keys = {"publisher": secrets.token_urlsafe(24), READER: secrets.token_urlsafe(24)}
     actions = {"publisher": ["Admin", "Read", "Write", "List"], READER: [f"Read:{BUCKET}", f"List:{BUCKET}"]}
     identities = [
@@ -133,20 +132,3 @@ def argv(program: str, s3: S3) -> tuple[list[str], str]:
     options += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.preStopSeconds=0"]
     options += [f"-s3.config={s3.folder}/s3.json", f"-s3.localSocket={s3.folder}/s3.sock", "-s3.autoCreateBucket=false"]
     return [program, "mini", *options], mark
-
-
-def _free_ports(count: int) -> list[int]:
-    found: list[int] = []
-    for _ in range(10_000):
-        port = secrets.choice(PORTS)
-        try:
-            for place in (port, port + 10_000):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", place))
-        except OSError:
-            continue
-        if port not in found:
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise Unavailable(f"no {count} free ports between {PORTS[0]} and {PORTS[-1]} on this machine")

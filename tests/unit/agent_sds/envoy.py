@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import ssl
 import sys
 import tempfile
@@ -17,17 +16,6 @@ from tests.unit.agent.world import eventually
 
 ENVOY = Path(sys.executable).parent / "envoy"
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that were free a moment ago."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def sds(name: str, delta: bool = False) -> dict[str, Any]:

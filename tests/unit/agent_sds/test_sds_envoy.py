@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.fakes.cluster import Domain, FakeCluster, leaf, new_key
 from tests.unit.agent.world import ME, Agent, eventually, running
 from tests.unit.agent_sds import envoy as e
+from trustfed.demo.ports import free_ports
 from trustfed.proto import node_pb2 as pb
 from trustfed.spiffe.ids import SpiffeId
 
@@ -69,7 +70,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         west = Domain("west.test")
         cluster.grant(west)
         async with running(cluster, folder) as (agent, _):
-            *ports, admin = e.free_ports(4)
+            *ports, admin = free_ports(4)
             alone = e.from_sds([])
             alone["tls_certificate_sds_secret_configs"] = [e.sds("spiffe://east.test/web")]
             alone["combined_validation_context"]["validation_context_sds_secret_config"] = e.sds("spiffe://west.test")

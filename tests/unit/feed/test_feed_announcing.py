@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.fakes.clocks import ManualClock
 from tests.fakes.feed_house import until
 from tests.fakes.routes import destination_rule, service_entry
-from tests.system.stack import free_port
+from trustfed.demo.ports import free_port
 from trustfed.feed.announcing import AFTER_SECONDS, LOOK_SECONDS, RENEW_SECONDS, Announcing, connect
 from trustfed.feed.directory import ANNOUNCED, Directory, file_name
 from trustfed.feed.intake import State

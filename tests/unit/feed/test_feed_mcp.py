@@ -14,7 +14,7 @@ import pytest
 from bundle_publisher.istio.resource import Resource
 from tests.fakes.istiod import METHOD, Istiod
 from tests.fakes.routes import CREATED, destination_rule, service_entry
-from tests.system.stack import free_port
+from trustfed.demo.ports import free_port
 from trustfed.feed import mcp as door
 from trustfed.feed.intake import State
 from trustfed.feed.mcp import Mcp

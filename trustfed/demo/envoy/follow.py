@@ -26,7 +26,7 @@ class Follower:
     """
 
     def __init__(self, directory: Path, proxies: Sequence[tuple[Proxy, Translation]]) -> None:
-        self._directory, self._proxies = directory, proxies
+        self.directory, self._proxies = directory, proxies
         self._seen: object = None
         self._ended = threading.Event()
         self.error = ""
@@ -40,17 +40,17 @@ class Follower:
 
     def _follow(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
-            seen = snapshot(self._directory)
+            seen = snapshot(self.directory)
             if seen == self._seen:
                 continue
             try:
-                documents = read_directory(self._directory)
+                documents = read_directory(self.directory)
                 made = [(proxy, translate(documents)) for proxy, translate in self._proxies]
                 for proxy, resources in made:
                     proxy.apply(resources)
             except TrustfedError as error:
                 self.error = error.message
-                log.error("a change is not taken", directory=str(self._directory), error=error.message)
+                log.error("a change is not taken", directory=str(self.directory), error=error.message)
             except OSError:  # replaced while it was read
                 continue
             else:

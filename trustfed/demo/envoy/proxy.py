@@ -34,7 +34,7 @@ def binary() -> str | None:
     found = importlib.util.find_spec("envoy")
     for place in (found.submodule_search_locations or ()) if found else ():
         if os.access(program := Path(place) / "_bin" / "envoy", os.X_OK):
-            return str(program)
+            return str(program.resolve())  # the path by which the kernel knows it, which an agent attests
     return installed("envoy")
 
 
