@@ -283,6 +283,7 @@ async def test_an_outage_changes_nothing(house: KubernetesHouse, outage: str) ->
     async with house.running():
         await until(house.export, "the export")
         await until(house.local, "local knowledge")
+        await until(lambda: house.api.watching == 4, "the watches")  # one that opens later would not be cut
         before = house.journalled.fold.position
         OUTAGES[outage](house.api)
         house.api.cut_watches()
