@@ -86,7 +86,7 @@ def remove(
 )
 def revoke_intermediate(
     serial: Annotated[
-        str, typer.Argument(metavar="SERIAL", help="The intermediate, as `trustfed domain show` has it.")
+        str, typer.Argument(metavar="SERIAL", help="The intermediate, as `trustfed domain show` or openssl has it.")
     ],
     reason: Annotated[str, typer.Option("--reason", help="One of RFC 5280 §5.3.1, such as keyCompromise.")],
     why: Annotated[str, typer.Option("--why", help="The same in words, for the journal.")] = "",
