@@ -135,8 +135,9 @@ class Connection(asyncio.Protocol, Readable):
                 self._reading = False
                 self._transport.pause_reading()
         if self._inbox and not self._closed and not self._hold(self._kept()):
-            status.LOG.info("connection closed", uid=self._uid, why="too much to be worked off")
-            self._abort()
+            if self._session is not None:
+                self._session.calm("")  # it hears why, as where it is found while its input is worked off
+            self._close("too much to be worked off")
 
     def pause_writing(self) -> None:
         """The peer does not read: nothing more is written, nor read from it."""

@@ -231,6 +231,8 @@ class RawClient:
             try:
                 chunk = await asyncio.wait_for(self.reader.read(65536), 20)
             except ConnectionError:
+                # The server closed with something unread: the error comes before what it had said, which is here all the same.
+                raw += bytes(self.reader._buffer)  # type: ignore[attr-defined]
                 break
             if not chunk:
                 break

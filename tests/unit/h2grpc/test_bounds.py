@@ -134,12 +134,29 @@ async def test_unfinished_requests_are_bounded_in_all(tmp_path: Path) -> None:
         client = await RawClient.connect(path)
         client.flush()
         await client.until(h2.events.RemoteSettingsChanged)
-        client.writer.write(WindowUpdateFrame(0, window_increment=1).serialize())
-        for number in range(1, 20, 2):
-            body = framed(b"x" * 60_000)[:-1]
-            client.writer.write(_request(number).serialize())
-            for at in range(0, len(body), 15_000):
-                client.writer.write(DataFrame(number, data=body[at : at + 15_000]).serialize())
+        frames: list[Frame] = [WindowUpdateFrame(0, window_increment=1)]
+        body = framed(b"x" * 60_000)[:-1]
+        for number in (1, 3):
+            parts = [DataFrame(number, data=body[at : at + 15_000]) for at in range(0, len(body), 15_000)]
+            frames += [_request(number), *parts]
+        # No more than the socket takes at once: a client that still writes when the server closes hears of nothing.
+        client.writer.write(b"".join(frame.serialize() for frame in frames))
+        assert await client.goaway() == CALM
+        await client.close()
+
+
+async def test_what_waits_to_be_worked_off_is_bounded_and_the_peer_hears_why(tmp_path: Path) -> None:
+    """More comes while others have their turn: nothing of it is worked off before it is too much."""
+    async with serving(tmp_path, Limits(held_per_connection=50_000, slice=1_000, turn=1e-9)) as (_, _, path):
+        client = await RawClient.connect(path)
+        client.flush()
+        await client.until(h2.events.RemoteSettingsChanged)
+        body = framed(b"x" * 60_000)
+        first, *others = (DataFrame(1, data=body[at : at + 30_000]).serialize() for at in range(0, len(body), 30_000))
+        client.writer.write(_request(1).serialize() + first)
+        for _ in range(5):  # one slice of it in each turn of the loop
+            await asyncio.sleep(0)
+        client.writer.write(b"".join(others))
         assert await client.goaway() == CALM
         await client.close()
 
