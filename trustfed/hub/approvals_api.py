@@ -18,7 +18,7 @@ from trustfed.hub.approvals import (
     IntermediateRevocation,
     RootRetirement,
 )
-from trustfed.hub.domains import check_reason
+from trustfed.hub.domains import check_reason, intermediate
 from trustfed.hub.orders import Approval, CaCommand, RevocationOrder, RootRetirementOrder, Withdrawal
 from trustfed.hub.state import HubState
 from trustfed.journal.approving import Pinned
@@ -85,6 +85,9 @@ def _commands(router: APIRouter, parts: Parts, ask: Ask) -> None:
         command_id: CommandId = None,
     ) -> Json:
         """Put an intermediate onto the CRL; `reason` is one of RFC 5280 §5.3.1, such as keyCompromise. Takes two people."""
+        serial = intermediate(
+            operations.state, serial
+        ).serial  # what is proposed, and journalled, names it as the hub does
         body, why = (
             IntermediateRevocation(serial, order.reason),
             CaCommand(reason=order.why, break_glass=order.break_glass),

@@ -211,11 +211,17 @@ def remove(state: HubState, name: str, reason: str, now: datetime) -> list[HubEv
     return events
 
 
-def revoke(state: HubState, serial: str, reason: str, now: datetime) -> list[HubEvent]:
-    """Put one intermediate onto the CRL; twice is no error."""
+def intermediate(state: HubState, serial: str) -> Intermediate:
+    """The intermediate with this serial, as the hub or OpenSSL writes it. Raises NotFound."""
     signed = state.intermediates.get(serial) or state.intermediates.get(serial_said(serial))
     if signed is None:
         raise NotFound(f"no intermediate has the serial {shown(serial)}", hint="trustfed domain show lists them")
+    return signed
+
+
+def revoke(state: HubState, serial: str, reason: str, now: datetime) -> list[HubEvent]:
+    """Put one intermediate onto the CRL; twice is no error."""
+    signed = intermediate(state, serial)
     if signed.revoked_ms:
         return []
     return [IntermediateRevoked(signed.serial, reason, to_ms(now))]

@@ -124,6 +124,22 @@ async def kinds(hub: HubParts, after: int) -> list[str]:
     return [record.event.kind for record in await hub.journal.read(after, 1000)]
 
 
+@BOTH
+async def test_an_intermediate_is_named_as_openssl_names_it_and_proposed_as_the_hub_does(
+    hub: HubParts, admin: bool
+) -> None:
+    (_, path, body), door = await revoke(hub), await Door(hub, admin).open()
+    serial = path.split("/")[2]
+    written = ":".join(serial[at : at + 2] for at in range(0, len(serial), 2)).upper()
+    order = "POST", f"/intermediates/{written}/revoke", body
+    asked = await door.ask("1", order)
+    assert asked.status_code == 202 and serial in asked.text and written not in asked.text, asked.text
+    done = await door.ask("1", order, break_glass=True)
+    assert done.status_code == 200 and done.json()["serial"] == serial and done.json()["revoked_reason"], done.text
+    missing = await door.ask("1", ("POST", f"/intermediates/{written[3:]}/revoke", body))
+    assert missing.status_code == 404 and "no intermediate has the serial" in missing.text
+
+
 @EVERY
 @BOTH
 async def test_a_command_takes_two_people(hub: HubParts, command: str, admin: bool) -> None:
