@@ -132,7 +132,7 @@ def certificates_rotate_under_load_with_no_failed_request(world: EnvoyWorld, loa
     _none_failed(load, before, "rotations")
     # What each Envoy shows now is what its agent has.
     for name, serial in zip(("envoy-client", "envoy-server"), serials, strict=True):
-        shown = serial.lstrip("0")  # as a number, which some serials' first bytes do not show in
+        shown = serial.lstrip("0")  # Envoy leaves out leading bytes that are zero
         eventually(lambda n=name, s=shown: s in world.proxy(n).ask("/certs").replace("\n", ""), f"{serial} in {name}")
     for proxy in (world.stage.client, world.stage.server):
         assert world.sum(proxy.name, "sds.*update_rejected") == 0

@@ -20,7 +20,6 @@ from trustfed.runtime.sockets import MAX_PATH
 HUB_DOMAIN = "trustfed-hub.example"
 NODE = "node-1"
 CLI = [sys.executable, "-P", "-m", "trustfed.cli"]
-# Below the ports that the system gives to outgoing connections: a process that is started again finds its own free.
 
 
 @dataclass

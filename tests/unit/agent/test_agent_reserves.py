@@ -319,9 +319,8 @@ async def test_an_entry_that_is_given_another_end_is_renewed_for_it() -> None:
         await world.clock.advance(5, turns=60)
         assert sorted(world.issuer.asked[2:]) == [("e1", "reserve"), ("e1", "x509")]
         assert world.served()[0] > START + timedelta(minutes=60)
-        world.store.put_entries(
-            [an_entry(expires_at=START + timedelta(minutes=40))]
-        )  # shorter: at half of what is left
+        # Shorter: at half of what is left.
+        world.store.put_entries([an_entry(expires_at=START + timedelta(minutes=40))])
         await world.clock.advance(660, turns=60)
         assert sorted(world.issuer.asked[4:]) == [("e1", "reserve"), ("e1", "x509")]
         assert world.served() == [START + timedelta(minutes=40)]
@@ -339,9 +338,8 @@ async def test_a_cluster_that_knows_a_later_end_is_not_asked_for_ever() -> None:
         world.reserves.ordered(int(RESERVE.total_seconds()))
         for _ in range(119):
             await world.clock.advance(10, turns=40)
-        assert (
-            world.store.entries and 4 <= len(world.issuer.asked) <= 26
-        )  # at half of what is left, until it hears of it
+        # At half of what is left each time, until it hears of the later end.
+        assert world.store.entries and 4 <= len(world.issuer.asked) <= 26
 
 
 async def test_an_svid_out_of_the_cache_that_outlives_its_entry_is_replaced() -> None:

@@ -46,15 +46,15 @@ def headers(path: str = "/test.Echo/Unary", *more: tuple[str, str], **changed: s
     return [*found, *more]
 
 
+def descriptors() -> int:
+    """How many files this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def settled_descriptors() -> int:
     """The same, once what earlier tests left to the collector is closed: a base that nobody else lowers meanwhile."""
     gc.collect()
     return descriptors()
-
-
-def descriptors() -> int:
-    """How many files this process has open."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 class TestPeer:

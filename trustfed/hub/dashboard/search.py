@@ -2,8 +2,8 @@
 
  1. a SPIFFE ID of a known trust domain leads to the identity
  2. the name of a trust domain (a cluster has the same) leads to it
- 3. a serial (8 to 40 hex digits; colons and spaces between them are left out) leads to the one identity that has it, as far
-    as the hub knows; clusters are asked for the others
+ 3. a serial (8 to 40 hex digits, as the ledger or OpenSSL writes them) leads to the one identity that has it, as far as the
+    hub knows; clusters are asked for the others
  4. everything else lists what contains the text
 
 What was typed is shown again as text, and is never part of an address without being encoded.
